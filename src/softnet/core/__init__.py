@@ -1,0 +1,1 @@
+"""The filter itself: no socket, clock, log or thread, and nothing imported from outside `core`."""
