@@ -28,5 +28,5 @@ class UplinkError(SoftnetError):
     """The network side could not be opened, or went away; everything it did has been undone."""
 
 
-class LinkClosed(Exception):
+class LinkClosed(Exception):  # noqa: N818 - an event in a link's life, not an error
     """The other side of a link is gone. Not an operator's error: the forwarder ends on it."""

@@ -20,6 +20,7 @@ from softnet.errors import ConfigError
 ALLOW = "allow"
 BLOCK = "block"
 HOST = "@host"
+_LENGTHS = frozenset(str(length) for length in range(33))
 
 
 class Facts(NamedTuple):
@@ -64,7 +65,7 @@ def parse_target(text: str) -> Target:
     address_text, slash, length_text = text.partition("/")
     length = 32
     if slash:
-        if not (length_text.isascii() and length_text.isdigit()) or len(length_text) > 2 or int(length_text) > 32:
+        if length_text not in _LENGTHS:
             raise ValueError(f"the prefix length {length_text!r} is not a number from 0 to 32")
         length = int(length_text)
     try:
@@ -83,9 +84,8 @@ def parse(allow: Iterable[str] = (), block: Iterable[str] = ()) -> Policy:
                 try:
                     rules[Rule(action, parse_target(part.strip()))] = None
                 except ValueError as error:
-                    raise ConfigError(
-                        f"--{action}", repr(part), str(error), "write for example 10.0.0.0/8, 192.0.2.1 or @host"
-                    ) from None
+                    remedy = "write for example 10.0.0.0/8, 192.0.2.1 or @host"
+                    raise ConfigError(f"--{action}", repr(part), str(error), remedy) from None
     return Policy(tuple(rules))
 
 
@@ -130,7 +130,7 @@ def _host_layer(facts: Facts, rules: list[Interval]) -> list[Interval]:
         for first, last, value in rules:
             if first <= facts.gateway <= last and value == reasons.BLOCKED:
                 other = reasons.BLOCKED
-    layer = {address: other for address in facts.host_addresses}
+    layer = dict.fromkeys(facts.host_addresses, other)
     if facts.gateway is not None:
         layer[facts.gateway] = reasons.PASS_GATEWAY
     return prefix.build(Prefix(address, 32, value) for address, value in layer.items())

@@ -18,10 +18,10 @@ def parse_ipv4(text: str) -> int:
         raise ValueError(text)
     address = 0
     for octet in octets:
-        if not (octet.isascii() and octet.isdigit()) or len(octet) > 3 or (len(octet) > 1 and octet[0] == "0"):
+        if not (octet.isascii() and octet.isdigit()) or len(octet) > 3:
             raise ValueError(text)
         value = int(octet)
-        if value > 255:
+        if value > 255 or octet != str(value):
             raise ValueError(text)
         address = address << 8 | value
     return address

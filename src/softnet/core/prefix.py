@@ -125,4 +125,5 @@ class Table:
     def intervals(self) -> list[Interval]:
         """The intervals again, adjacent ones of one value joined."""
         ends = [start - 1 for start in list(self._starts)[1:]] + [LAST_ADDRESS]
-        return [Interval(first, last, value) for first, last, value in zip(self._starts, ends, self._values, strict=True)]
+        rows = zip(self._starts, ends, self._values, strict=True)
+        return [Interval(first, last, value) for first, last, value in rows]

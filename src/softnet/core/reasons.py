@@ -73,7 +73,7 @@ REASONS = (
     Reason(PASS_ARP, "pass-arp", "ARP from the VM's own MAC address and leased IPv4 address"),
     Reason(PASS_DHCP, "pass-dhcp", "a well-formed DHCP client message from the VM itself"),
     Reason(PASS_RULE, "pass-rule", "the destination is opened by --allow"),
-    Reason(PASS_GATEWAY, "pass-gateway", "the destination is the gateway, or another of the host's own addresses"),
+    Reason(PASS_GATEWAY, "pass-gateway", "the destination is the gateway or another address of the host"),
     Reason(PASS_DNS, "pass-dns", "the destination is a DNS server that the lease names, port 53"),
     Reason(PASS_GLOBAL, "pass-global", "the destination is a globally reachable address"),
     Reason(PASS_INBOUND, "pass-inbound", "incoming traffic for the VM"),

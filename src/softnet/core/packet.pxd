@@ -1,0 +1,17 @@
+cimport cython
+
+
+@cython.final
+cdef class View:
+    cdef const unsigned char[::1] data
+    cdef readonly size_t start
+    cdef readonly size_t length
+
+    cpdef void place(self, size_t start, size_t length) except *
+    cpdef unsigned int u8(self, size_t at) except? 0
+    cpdef unsigned int u16(self, size_t at) except? 0
+    @cython.locals(value="unsigned int")
+    cpdef unsigned int u32(self, size_t at) except? 0
+    @cython.locals(value="unsigned long long")
+    cpdef unsigned long long u48(self, size_t at) except? 0
+    cpdef bytes copy(self, size_t first, size_t last)
