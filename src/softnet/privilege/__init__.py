@@ -1,0 +1,30 @@
+"""From whoever started Softnet to nobody who matters, in five numbered phases.
+
+1. **probe** (`has_net_admin`, `identity`): who are we, who asked, whom do we become. Should: turn
+   every name into a number and refuse the unknown ones now. Must not: change anything.
+2. **acquire** (`acquire`): with root or CAP_NET_ADMIN already there, nothing; otherwise become root
+   through passwordless sudo, or end in one line. Should: run before any descriptor, file or network
+   is touched. Must not: ask for a password, read standard input, write to standard output.
+3. **check** (`check_installation`): whoever runs as root for somebody else may run only what root
+   alone can write. Should: run first of all that happens as root. Must not: follow what it judges.
+4. **drop** (`drop`): take the caller's identity for good, keep no capability, and prove it. Should:
+   run with one thread, after everything that needs root, and before the first frame is judged.
+   Must not: go on when one step fails. What needs undoing with privilege is by now tied to
+   a descriptor.
+5. **confine** (`confine`): give up what an unprivileged process still has and a filter never needs:
+   other files, other programs, other kinds of sockets. Should: run after the last program was
+   started. Must not: be needed for 4 to hold; a kernel that lacks a measure loses that measure only.
+
+Systems differ in `linux` and `darwin`, which have the same functions.
+"""
+
+import sys
+
+from softnet.privilege.accounts import Identity, PrivilegeError, identity
+
+if sys.platform == "darwin":
+    from softnet.privilege.darwin import drop, has_net_admin
+else:
+    from softnet.privilege.linux import drop, has_net_admin
+
+__all__ = ["Identity", "PrivilegeError", "drop", "has_net_admin", "identity"]
