@@ -10,7 +10,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 SOURCES = sorted(path.with_suffix(".py") for path in Path("src/softnet").rglob("*.pxd"))
-DIRECTIVES = {"language_level": 3, "annotation_typing": False, "wraparound": False, "cdivision": True}
+DIRECTIVES = {"language_level": 3, "annotation_typing": False, "cdivision": True}
 
 
 def extensions() -> list[Extension]:

@@ -14,15 +14,19 @@ from softnet.core.reasons import UNJUDGED
 
 
 class Batch:
-    """`capacity` descriptors over an arena of `capacity * slot` bytes."""
+    """`capacity` descriptors over an arena of `capacity * slot` bytes.
 
-    __slots__ = ("capacity", "count", "data", "length", "offset", "slot", "verdict")
+    `data` is the arena as a typed view, `arena` the object behind it.
+    """
+
+    __slots__ = ("arena", "capacity", "count", "data", "length", "offset", "slot", "verdict")
 
     def __init__(self, capacity: int, slot: int) -> None:
         self.capacity = capacity
         self.slot = slot
         self.count = 0
-        self.data = memoryview(bytearray(capacity * slot))
+        self.arena = bytearray(capacity * slot)
+        self.data = memoryview(self.arena)
         self.offset = memoryview(array("I", range(0, capacity * slot, slot)))
         self.length = memoryview(array("I", bytes(4 * capacity)))
         self.verdict = memoryview(bytearray([UNJUDGED]) * capacity)
@@ -41,7 +45,7 @@ class Batch:
             return False
         start = at * self.slot
         present = min(len(frame), self.slot)
-        self.data[start : start + present] = frame[:present]
+        self.arena[start : start + present] = frame[:present]
         self.offset[at] = start
         self.length[at] = len(frame)
         self.verdict[at] = UNJUDGED
@@ -53,4 +57,4 @@ class Batch:
         if index >= self.count:
             raise IndexError(index)
         start = self.offset[index]
-        return bytes(self.data[start : start + min(self.length[index], self.slot)])
+        return bytes(self.arena[start : start + min(self.length[index], self.slot)])
