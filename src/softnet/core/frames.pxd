@@ -1,3 +1,7 @@
+cimport cython
+
+
+@cython.final
 cdef class Batch:
     cdef readonly unsigned int capacity
     cdef readonly unsigned int slot

@@ -1,5 +1,10 @@
+cimport cython
+
+
+@cython.final
 cdef class Table:
     cdef const unsigned int[::1] _starts
     cdef const unsigned int[::1] _values
     cdef readonly Py_ssize_t size
+    @cython.locals(low="Py_ssize_t", high="Py_ssize_t", middle="Py_ssize_t")
     cpdef unsigned int lookup(self, unsigned int address)
