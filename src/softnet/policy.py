@@ -1,52 +1,40 @@
 """What the VM may reach: the user's rules, read from text, and compiled with the uplink's facts.
 
-Three steps, so that neither side has to know the other: `parse` reads targets and knows no
+Three steps, so that neither side has to know the other: `parse` reads rules and knows no
 network; an uplink is opened (it may ask whether isolation is wanted) and states its `Facts`;
 `compile_policy` turns rules and facts into one `Table` that maps every destination to the reason
-code of steps 7 to 9, 11 and 12 of the order in which a VM's IPv4 packet is judged. What depends on
-the lease (DNS servers, the subnet's broadcast) stays with the filter. The table is data: nothing
-here assumes that a userspace filter reads it.
+code of steps 7 to 9, 11 and 12 of the order in which a VM's IPv4 packet is judged, or to a value
+that the table's `ports` resolve (`softnet.core.ports`). What depends on the lease (DNS servers, the
+subnet's broadcast) stays with the filter. The tables are data: nothing here assumes that a
+userspace filter reads them.
+
+Which rule decides: one with ports before one without, then the longer prefix, then block before
+allow. Bare rules alone are stateless and about what the VM sends. One rule with a direction makes
+the policy `stateful`: bare rules then hold both ways, `compile_inbound` gives the table of what comes
+to the VM, and the return traffic of what is let through passes.
 """
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from softnet.core import prefix, reasons
-from softnet.core.address import format_ipv4, mask_of, parse_ipv4
+from softnet.core import ports, prefix, reasons
+from softnet.core.address import mask_of
 from softnet.core.prefix import Interval, Prefix, Table
 from softnet.core.special import NOT_GLOBALLY_REACHABLE
 from softnet.errors import ConfigError
-
-ALLOW = "allow"
-BLOCK = "block"
-HOST = "@host"
-_LENGTHS = frozenset(str(length) for length in range(33))
+from softnet.rules import ALLOW, BLOCK, IN, OUT, TCP, UDP, Rule, Target, parse_rule
 
 
 class Facts(NamedTuple):
-    """What an uplink knows about its network; None and empty where it does not know."""
+    """What an uplink knows about its network; None and empty where it does not know.
+
+    `dns` is what `@dns` means: the servers that the VM's lease names, so no uplink's to say.
+    """
 
     gateway: int | None = None
     gateway_mac: int | None = None
     host_addresses: tuple[int, ...] = ()
-
-
-class Target(NamedTuple):
-    """An IPv4 prefix with its host bits cut off, or `@host` (`address` is then None)."""
-
-    address: int | None
-    length: int
-
-    def __str__(self) -> str:
-        return HOST if self.address is None else f"{format_ipv4(self.address)}/{self.length}"
-
-
-class Rule(NamedTuple):
-    action: str
-    target: Target
-
-    def __str__(self) -> str:
-        return f"--{self.action} {self.target}"
+    dns: tuple[int, ...] = ()
 
 
 class Policy(NamedTuple):
@@ -55,24 +43,16 @@ class Policy(NamedTuple):
     @property
     def isolated(self) -> bool:
         """Whether this VM is kept apart from other VMs of the uplink: unless 0.0.0.0/0 is allowed."""
-        return not any(rule.action == ALLOW and rule.target == Target(0, 0) for rule in self.rules)
+        return Rule(ALLOW, Target(0, 0)) not in self.rules
 
+    @property
+    def stateful(self) -> bool:
+        return any(rule.direction for rule in self.rules)
 
-def parse_target(text: str) -> Target:
-    """`10.0.0.0/8`, `192.0.2.1` or `@host`; ValueError says what is wrong with it."""
-    if text == HOST:
-        return Target(None, 32)
-    address_text, slash, length_text = text.partition("/")
-    length = 32
-    if slash:
-        if length_text not in _LENGTHS:
-            raise ValueError(f"the prefix length {length_text!r} is not a number from 0 to 32")
-        length = int(length_text)
-    try:
-        address = parse_ipv4(address_text)
-    except ValueError:
-        raise ValueError("not an IPv4 address, a prefix or @host") from None
-    return Target(address & mask_of(length), length)
+    @property
+    def follows_lease(self) -> bool:
+        """Whether a lease's DNS servers change what this compiles to."""
+        return any(rule.target.dns for rule in self.rules)
 
 
 def parse(allow: Iterable[str] = (), block: Iterable[str] = ()) -> Policy:
@@ -82,9 +62,9 @@ def parse(allow: Iterable[str] = (), block: Iterable[str] = ()) -> Policy:
         for text in lists:
             for part in text.split(","):
                 try:
-                    rules[Rule(action, parse_target(part.strip()))] = None
+                    rules[parse_rule(action, part)] = None
                 except ValueError as error:
-                    remedy = "write for example 10.0.0.0/8, 192.0.2.1 or @host"
+                    remedy = "write for example 10.0.0.0/8, 192.0.2.1:443/tcp, @host or 'in @host:22'"
                     raise ConfigError(f"--{action}", repr(part), str(error), remedy) from None
     return Policy(tuple(rules))
 
@@ -95,29 +75,39 @@ def host_addresses(facts: Facts) -> frozenset[int]:
     return frozenset(facts.host_addresses).union(gateway)
 
 
-def deciding_rule(policy: Policy, facts: Facts, address: int) -> Rule | None:
-    """The rule that decides about `address`: the longest prefix, blocked before allowed."""
-    best: tuple[int, bool] | None = None
+def _places(target: Target, facts: Facts) -> Iterable[int]:
+    """The network addresses that a target stands for."""
+    if target.address is not None:
+        return (target.address,)
+    return facts.dns if target.dns else host_addresses(facts)
+
+
+def deciding_rule(
+    policy: Policy, facts: Facts, address: int, protocol: int = 0, port: int = 0, direction: str = OUT
+) -> Rule | None:
+    """The rule that decides about a packet to (`in`: from) `address`; port 0 is a packet without ports."""
+    best: tuple[bool, int, bool] | None = None
     found = None
     for rule in policy.rules:
         target = rule.target
-        if target.address is None:
-            matches = address in host_addresses(facts)
-        else:
-            matches = address & mask_of(target.length) == target.address
-        rank = (target.length, rule.action == BLOCK)
-        if matches and (best is None or rank > best):
+        if not rule.applies(direction) or address & mask_of(target.length) not in _places(target, facts):
+            continue
+        if target.ports is not None and not target.ports.cover(protocol, port):
+            continue
+        rank = (target.ports is not None, target.length, rule.action == BLOCK)
+        if best is None or rank > best:
             best, found = rank, rule
     return found
 
 
-def _rule_layer(policy: Policy, facts: Facts) -> list[Interval]:
+def _plain_layer(policy: Policy, facts: Facts, direction: str) -> list[Interval]:
+    """What the rules without ports say, where they say anything."""
     verdicts: dict[tuple[int, int], int] = {}
     for rule in policy.rules:
-        target = rule.target
-        addresses = host_addresses(facts) if target.address is None else (target.address,)
-        for address in addresses:
-            key = (address, target.length)
+        if rule.target.ports is not None or not rule.applies(direction):
+            continue
+        for address in _places(rule.target, facts):
+            key = (address, rule.target.length)
             if verdicts.get(key) != reasons.BLOCKED:
                 verdicts[key] = reasons.PASS_RULE if rule.action == ALLOW else reasons.BLOCKED
     return prefix.build(Prefix(address, length, value) for (address, length), value in verdicts.items())
@@ -155,15 +145,117 @@ _DEFAULTS = prefix.overlay(
 
 def compile_policy(policy: Policy, facts: Facts) -> Table:
     """Every destination's reason code: martians over rules over the host over the defaults."""
-    rules = _rule_layer(policy, facts)
+    rules = _plain_layer(policy, facts, OUT)
     below = prefix.overlay(_host_layer(facts, rules), _DEFAULTS)
-    return Table(prefix.overlay(_MARTIANS, prefix.overlay(rules, below)))
+    return _with_ports(policy, facts, OUT, prefix.overlay(rules, below), _MARTIANS)
+
+
+def compile_inbound(policy: Policy, facts: Facts) -> Table | None:
+    """Every sender's reason code for what comes to the VM; None unless the policy is stateful."""
+    if not policy.stateful:
+        return None
+    everything = [Interval(0, prefix.LAST_ADDRESS, reasons.PASS_INBOUND)]
+    rules = prefix.overlay(_plain_layer(policy, facts, IN), everything)
+    return _with_ports(policy, facts, IN, rules, [])
+
+
+class _Node:
+    """A prefix with port rules: every place where the count of open allow or block spans changes."""
+
+    def __init__(self) -> None:
+        self.edges: dict[int, list[int]] = {}
+        self.protocols = 0
+
+    def add(self, rule: Rule) -> None:
+        span = rule.target.ports
+        if span is None:
+            return
+        kind = rule.action == BLOCK
+        for protocol, bit in ((TCP, ports.TCP_BIT), (UDP, ports.UDP_BIT)):
+            if span.cover(protocol, span.first):
+                self.protocols |= bit
+                self.edges.setdefault(ports.port_key(0, protocol, span.first), [0, 0])[kind] += 1
+                self.edges.setdefault(ports.port_key(0, protocol, span.last) + 1, [0, 0])[kind] -= 1
+
+    def spans(self, base: int) -> Iterable[tuple[int, int]]:
+        """(key, verdict from there on), from `base` on; blocked before allowed."""
+        opened = [0, 0]
+        yield base, ports.UNDECIDED
+        for edge in sorted(self.edges):
+            for kind in (0, 1):
+                opened[kind] += self.edges[edge][kind]
+            verdict = reasons.BLOCKED if opened[1] else reasons.PASS_RULE if opened[0] else ports.UNDECIDED
+            yield base + edge, verdict
+
+
+def _port_nodes(policy: Policy, facts: Facts, direction: str) -> dict[tuple[int, int], _Node]:
+    nodes: dict[tuple[int, int], _Node] = {}
+    for rule in policy.rules:
+        if rule.target.ports is None or not rule.applies(direction):
+            continue
+        for address in _places(rule.target, facts):
+            nodes.setdefault((address, rule.target.length), _Node()).add(rule)
+    most = ports.NODES - 1
+    if len(nodes) > most:
+        remedy = f"use at most {most}"
+        raise ConfigError("--allow/--block", len(nodes), "too many prefixes with ports", remedy)
+    return dict(sorted(nodes.items()))
+
+
+def _with_ports(
+    policy: Policy, facts: Facts, direction: str, plain: list[Interval], top: list[Interval]
+) -> Table:
+    """`plain` below what the rules with ports say, below `top`."""
+    nodes = _port_nodes(policy, facts, direction)
+    if not nodes:
+        return Table(prefix.overlay(top, plain))
+    where = prefix.build(Prefix(address, length, at) for at, (address, length) in enumerate(nodes))
+    pairs: dict[tuple[int, int], int] = {}
+    crossed = [
+        Interval(first, last, ports.PORT_RULES + pairs.setdefault((node, reason), len(pairs)))
+        for first, last, node, reason in prefix.cross(where, plain)
+    ]
+    table = prefix.overlay(top, prefix.overlay(crossed, plain))
+    parents = _parents(list(nodes))
+    protocols: list[int] = []
+    for node, parent in zip(nodes.values(), parents, strict=True):
+        protocols.append(node.protocols | (0 if parent == ports.ROOT else protocols[parent]))
+    return Table(table, ports.PortRules(_spans(list(nodes.values())), parents, protocols, list(pairs)))
+
+
+def _parents(prefixes: list[tuple[int, int]]) -> list[int]:
+    """For each of the sorted prefixes, the index of the longest one around it."""
+    parents: list[int] = []
+    around: list[int] = []
+    for at, (address, _length) in enumerate(prefixes):
+        while around and address & mask_of(prefixes[around[-1]][1]) != prefixes[around[-1]][0]:
+            around.pop()
+        parents.append(around[-1] if around else ports.ROOT)
+        around.append(at)
+    return parents
+
+
+def _spans(nodes: list[_Node]) -> Table:
+    starts: dict[int, int] = {}
+    for at, node in enumerate(nodes):
+        starts.update(node.spans(at << 17))
+    starts[len(nodes) << 17] = ports.UNDECIDED
+    keys = sorted(starts)
+    ends = [key - 1 for key in keys[1:]] + [prefix.LAST_ADDRESS]
+    return Table([Interval(first, last, starts[first]) for first, last in zip(keys, ends, strict=True)])
 
 
 def allowed_within(policy: Policy, facts: Facts, first: int, last: int) -> list[tuple[int, int]]:
-    """The parts of `first` to `last` that a rule opens, as inclusive pairs of addresses."""
+    """The parts of `first` to `last` where a rule opens anything to the VM, as inclusive pairs."""
+    plain = [pair for pair in _plain_layer(policy, facts, OUT) if pair.value == reasons.PASS_RULE]
+    with_ports = prefix.build(
+        Prefix(address, rule.target.length, reasons.PASS_RULE)
+        for rule in policy.rules
+        if rule.target.ports is not None and rule.action == ALLOW and rule.applies(OUT)
+        for address in _places(rule.target, facts)
+    )
     return [
         (max(first, low), min(last, high))
-        for low, high, value in _rule_layer(policy, facts)
-        if value == reasons.PASS_RULE and low <= last and high >= first
+        for low, high, _value in prefix.overlay(with_ports, plain)
+        if low <= last and high >= first
     ]

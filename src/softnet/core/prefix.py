@@ -7,7 +7,10 @@ and its bytes an interval stay small at 100,000 rules.
 
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from softnet.core.ports import PortRules
 
 LAST_ADDRESS = 0xFFFFFFFF
 
@@ -83,13 +86,32 @@ def overlay(top: Sequence[Interval], bottom: Sequence[Interval]) -> list[Interva
     return merged
 
 
+def cross(top: Sequence[Interval], bottom: Sequence[Interval]) -> list[tuple[int, int, int, int]]:
+    """(first, last, value of `top`, value of `bottom`) wherever both have one; both sorted and disjoint."""
+    crossed: list[tuple[int, int, int, int]] = []
+    at = 0
+    for first, last, value in top:
+        while at < len(bottom) and bottom[at].last < first:
+            at += 1
+        look = at
+        while look < len(bottom) and bottom[look].first <= last:
+            low, high, below = bottom[look]
+            crossed.append((max(first, low), min(last, high), value, below))
+            look += 1
+    return crossed
+
+
 class Table:
-    """Intervals that cover all addresses, frozen for lookups. `len()` is their number."""
+    """Intervals that cover all addresses, frozen for lookups. `len()` is their number.
 
-    __slots__ = ("_starts", "_values", "size")
+    `ports` is what resolves the values that are no reason codes (`softnet.core.ports`), if any is.
+    """
 
-    def __init__(self, intervals: Sequence[Interval]) -> None:
+    __slots__ = ("_starts", "_values", "ports", "size")
+
+    def __init__(self, intervals: Sequence[Interval], ports: "PortRules | None" = None) -> None:
         """ValueError unless `intervals` are sorted, disjoint, and cover 0.0.0.0 to the end."""
+        self.ports = ports
         expected = 0
         starts = array("I")
         values = array("I")

@@ -46,6 +46,9 @@ OTHER_MAC = 40
 ARP_GATEWAY = 41
 VM_BUSY = 42
 UPLINK_BUSY = 43
+FRAGMENT = 44
+FLOW_START = 45
+FLOW_FULL = 46
 
 REASON_LIMIT = 64
 UNJUDGED = 255
@@ -106,6 +109,9 @@ REASONS = (
     Reason(ARP_GATEWAY, "arp-gateway", "ARP that claims the gateway's address for another MAC address"),
     Reason(VM_BUSY, "vm-busy", "the VM did not take the frame in time"),
     Reason(UPLINK_BUSY, "uplink-busy", "the uplink did not take the frame in time"),
+    Reason(FRAGMENT, "fragment", "no ports to read, and a rule with ports holds for the other side"),
+    Reason(FLOW_START, "flow-start", "allowed with state, but it neither starts nor belongs to a connection"),
+    Reason(FLOW_FULL, "flow-full", "allowed with state, but the table of connections is full"),
 )
 
 BY_CODE = {reason.code: reason for reason in REASONS}
