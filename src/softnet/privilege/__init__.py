@@ -18,13 +18,40 @@
 Systems differ in `linux` and `darwin`, which have the same functions.
 """
 
+import os
 import sys
 
-from softnet.privilege.accounts import Identity, PrivilegeError, identity
+from softnet.privilege.accounts import Identity, PrivilegeError, asker, identity
+from softnet.privilege.installation import check_installation
 
 if sys.platform == "darwin":
-    from softnet.privilege.darwin import drop, has_net_admin
+    from softnet.privilege.darwin import assume, confine, drop, has_net_admin
 else:
-    from softnet.privilege.linux import drop, has_net_admin
+    from softnet.privilege.linux import assume, confine, drop, has_net_admin
 
-__all__ = ["Identity", "PrivilegeError", "drop", "has_net_admin", "identity"]
+__all__ = [
+    "Identity",
+    "PrivilegeError",
+    "acquire",
+    "asker",
+    "assume",
+    "check_installation",
+    "confine",
+    "drop",
+    "has_net_admin",
+    "identity",
+]
+
+
+def acquire(argv: list[str], needs_root: bool) -> None:
+    """Return with what it takes to open the uplink, or replace this process by one that has it.
+
+    `argv` is the command line without the program's name. Call it after argv was parsed, and before
+    `identity`: as an ordinary user, `--user` is refused there, and here handed on. Two hidden options
+    come back to the command line: with `--sudo-escalation-probing` and an effective uid of 0, end
+    with 0 right after parsing; `--sudo-escalation-done` only tells this function not to try again.
+    """
+    if needs_root and not has_net_admin() and os.geteuid() != 0:
+        from softnet.privilege.sudo import escalate
+
+        escalate(argv)

@@ -62,6 +62,14 @@ def caller() -> Identity:
     return _named(NOBODY, None)
 
 
+def asker() -> Identity | None:
+    """Who a command given on our command line must run as; None when that is root itself.
+
+    A rule in sudoers lets its users run Softnet as root, not programs of their choice.
+    """
+    return None if is_for_root() else caller()
+
+
 def is_for_root() -> bool:
     """True when root asked for this process itself, and not through sudo as somebody else."""
     return os.getuid() == ROOT and _environment_id("SUDO_UID") in (None, ROOT)

@@ -7,7 +7,8 @@ libdispatch made for vmnet: XNU keeps credentials per process.
 
 import ctypes
 import os
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterable
 
 from softnet.privilege.accounts import MAX_GROUPS, Identity, PrivilegeError, own
 
@@ -37,6 +38,15 @@ def assume(identity: Identity) -> None:
         raise PrivilegeError(
             f"cannot become uid {identity.uid}, gid {identity.gid}: {error.strerror}; choose with --user"
         ) from None
+
+
+def confine(
+    readable: Iterable[str] = (), writable: Iterable[str] = (), signals: bool = False
+) -> tuple[str, ...]:
+    """No core file with packets in it, no new process. Files and sockets stay as they are."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    return ("rlimits",)
 
 
 def _verify(identity: Identity) -> None:

@@ -11,9 +11,12 @@ capset, prctl and seccomp act on one thread. `drop` therefore refuses to run wit
 import ctypes
 import errno
 import os
-from collections.abc import Callable
+import resource
+import sys
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, NoReturn
 
+from softnet.privilege import landlock, seccomp
 from softnet.privilege.accounts import Identity, PrivilegeError, own
 
 PR_SET_DUMPABLE = 4
@@ -35,6 +38,7 @@ SECUREBITS = 0x01 | 0x02 | 0x08 | 0x20 | 0x40 | 0x80
 
 UNCHANGED = -1
 UMASK = 0o077
+LIBRARIES = ("/usr/lib", "/lib", "/lib64", "/usr/lib64", "/etc/ld.so.cache")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -90,6 +94,31 @@ def assume(identity: Identity) -> None:
         raise PrivilegeError(
             f"cannot become uid {identity.uid}, gid {identity.gid}: {error.strerror}; {remedy}"
         ) from None
+
+
+def confine(
+    readable: Iterable[str] = (), writable: Iterable[str] = (), signals: bool = False
+) -> tuple[str, ...]:
+    """Give up files, programs and sockets that a filter never needs; returns the measures that hold.
+
+    Afterwards only `readable` can be read, besides the code of Python, Softnet and the system's
+    libraries; files can be written, made and removed only in `writable`; no program can be started.
+    `signals`: this process will yet signal others, such as a command that it started. Raises
+    PrivilegeError for a path in `writable` that is not there.
+    """
+    _require_one_thread()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        files = landlock.restrict(_libc, [*_code(), *readable], writable, signals)
+    except OSError as error:
+        raise PrivilegeError(f"cannot confine file access: {error.filename}: {error.strerror}") from None
+    measures = {"landlock": files, "seccomp": seccomp.restrict(_libc)}
+    return tuple(name for name, holds in measures.items() if holds)
+
+
+def _code() -> list[str]:
+    """Where modules that are imported late, and the libraries they link to, come from."""
+    return [*(path for path in sys.path if path.startswith("/")), *LIBRARIES]
 
 
 def capabilities() -> Capabilities:
