@@ -16,8 +16,13 @@ from softnet.policy import Facts
 class Uplink(Protocol):
     """`link` carries the frames, `facts` is what the policy is compiled with."""
 
-    link: Link
-    facts: Facts
-    mtu: int
+    @property
+    def link(self) -> Link: ...
+
+    @property
+    def facts(self) -> Facts: ...
+
+    @property
+    def mtu(self) -> int: ...
 
     def close(self) -> None: ...

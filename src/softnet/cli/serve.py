@@ -1,0 +1,170 @@
+"""`softnet --vm-fd N --vm-mac-address MAC ...`: one VM's filter, until the VM or the caller ends it.
+
+This is the composition root: the one file that knows every room. The order is the argument for its
+safety: read the arguments, look at the VM's socket, get privileges, say whom to become, open the
+uplink (the only step that changes the system), compile the policy, drop privileges for good, and
+only then judge the first frame. Standard output belongs to whoever started Softnet: Tart may have
+put a socket there.
+"""
+
+import argparse
+import gc
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from softnet import privilege
+from softnet.cli import COMMANDS, complain, options
+from softnet.config import Settings
+from softnet.core.filter import Filter
+from softnet.core.reasons import FROM_VM, TO_VM
+from softnet.errors import UplinkError
+from softnet.forwarder import UPLINK_GONE, Forwarder
+from softnet.links import Link, attach
+from softnet.policy import compile_policy
+from softnet.uplinks.select import PRIVILEGED, open_uplink
+
+USAGE = """softnet --vm-fd N --vm-mac-address MAC [options]
+       softnet run [options] -- COMMAND [ARGUMENT ...]
+       softnet COMMAND --help"""
+
+DESCRIPTION = "Software networking for a virtual machine that nobody should have to trust."
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SLOT_ALIGNMENT = 64
+ETHERNET_HEADER = 14
+
+
+def main(argv: Sequence[str]) -> int:
+    words = list(argv)
+    chosen = _parser().parse_args(words)
+    fd = options.number("--vm-fd", chosen.vm_fd, 0, options.MAX_DESCRIPTOR)
+    settings = options.settings_from(chosen, options.vm_mac("--vm-mac-address", chosen.vm_mac_address))
+    if chosen.sudo_escalation_probing:
+        return 0 if os.geteuid() == 0 else 1
+    privilege.check_installation()
+    attach.check_fd("--vm-fd", fd)
+    privilege.acquire(words, settings.uplink.kind in PRIVILEGED)
+    return serve(settings, lambda: attach.open_fd("--vm-fd", fd), _supervisor(chosen), chosen.summary)
+
+
+def _commands() -> str:
+    return "commands:\n" + "\n".join(f"  {name:<10} {what}" for name, what in COMMANDS.items())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = options.new_parser("softnet", USAGE, DESCRIPTION)
+    parser.epilog = _commands()
+    add = parser.add_argument
+    add("--vm-fd", metavar="N", required=True, help="the VM's frames: a connected AF_UNIX socket")
+    add("--vm-mac-address", metavar="MAC", required=True, help="the only MAC address the VM may use")
+    options.add_network_options(parser)
+    return parser
+
+
+def _supervisor(chosen: argparse.Namespace) -> socket.socket | None:
+    """`--supervisor-fd N`, used by `softnet run` across sudo: see `serve`."""
+    if chosen.supervisor_fd is None:
+        return None
+    fd = options.number("--supervisor-fd", chosen.supervisor_fd, 0, options.MAX_DESCRIPTOR)
+    attach.check_fd("--supervisor-fd", fd)
+    return socket.socket(fileno=fd)
+
+
+def serve(
+    settings: Settings, open_vm: Callable[[], Link], supervisor: socket.socket | None, summary: bool
+) -> int:
+    """Runs one filter and returns the exit code.
+
+    `supervisor` is a connected stream socket: one byte is written to it when the network is up, and
+    its end of file ends Softnet as SIGINT does.
+    """
+    stop = _Stop()
+    who = privilege.identity(settings.user, settings.group)
+    vm = open_vm()
+    try:
+        uplink = open_uplink(settings, settings.policy)
+        try:
+            table = compile_policy(settings.policy, uplink.facts)
+            mtu = min(settings.mtu, uplink.mtu)
+            judge = Filter(settings.vm_mac, mtu, table, uplink.facts.gateway, uplink.facts.gateway_mac)
+            forwarder = Forwarder(judge, vm, uplink.link, _slot(mtu))
+            privilege.drop(who)
+            return _forward(forwarder, stop, supervisor, summary)
+        finally:
+            uplink.close()
+    finally:
+        vm.close()
+
+
+def _slot(mtu: int) -> int:
+    """Bytes for the longest frame that may pass, aligned."""
+    return -(-(mtu + ETHERNET_HEADER) // SLOT_ALIGNMENT) * SLOT_ALIGNMENT
+
+
+def _forward(forwarder: Forwarder, stop: "_Stop", supervisor: socket.socket | None, summary: bool) -> int:
+    stop.attach(forwarder)
+    signal.signal(signal.SIGUSR1, lambda _number, _frame: _summarize(forwarder.filter))
+    if supervisor is not None:
+        forwarder.watch(supervisor.fileno(), lambda _now: _end_of_supervisor(supervisor, forwarder))
+        supervisor.send(b"\n")
+    gc.collect()
+    gc.freeze()  # what start-up made stays; a collection later need not look at it
+    ending = forwarder.run()
+    forwarder.release()
+    if summary:
+        _summarize(forwarder.filter)
+    if ending == UPLINK_GONE:
+        raise UplinkError("the other side of the uplink is gone; restart it, then start the VM again")
+    return 0
+
+
+def _end_of_supervisor(supervisor: socket.socket, forwarder: Forwarder) -> None:
+    try:
+        gone = not supervisor.recv(64, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return
+    except OSError:
+        gone = True
+    if gone:
+        forwarder.stop()
+
+
+class _Stop:
+    """Signals that end Softnet, from before the uplink is opened: nothing is left half undone."""
+
+    def __init__(self) -> None:
+        self._wanted = False
+        self._forwarder: Forwarder | None = None
+        for number in ENDING_SIGNALS:
+            signal.signal(number, self._on_signal)
+
+    def attach(self, forwarder: Forwarder) -> None:
+        """From now on a signal wakes this loop; one that came before ends it at once."""
+        self._forwarder = forwarder
+        self._reader, self._writer = socket.socketpair()
+        for end in (self._reader, self._writer):
+            end.setblocking(False)
+        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        forwarder.watch(self._reader.fileno(), self._drain)
+        if self._wanted:
+            forwarder.stop()
+
+    def _drain(self, _now: float) -> None:
+        try:
+            self._reader.recv(4096)
+        except BlockingIOError:
+            return
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._wanted = True
+        if self._forwarder is not None:
+            self._forwarder.stop()
+
+
+def _summarize(judge: Filter) -> None:
+    """One line a direction: how many frames ended in each reason."""
+    for direction, name in ((FROM_VM, "from-vm"), (TO_VM, "to-vm")):
+        counts = judge.counts(direction)
+        complain(f"{name} " + (" ".join(f"{reason}={count}" for reason, count in counts.items()) or "none"))
