@@ -1,0 +1,1 @@
+"""The corpus: frames with the verdict that docs/spec.md gives them, as data (see docs/testing.md)."""
