@@ -1,0 +1,66 @@
+# Two commands need no preparation: `make demo` and `make test`. Both install what they need the
+# first time (Debian packages as root, Python packages into .venv) and are quick the second time.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find src -name '*.py' -o -name '*.pxd' -o -name '*.pyx') pyproject.toml setup.py
+
+.PHONY: demo test test-fast lint format bench launcher install uninstall clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.packages-demo $(VENV)/.softnet
+	$(BIN)/python -m lab.demo
+
+# The interpreted build runs the tests that need no root; the compiled one runs them all.
+test: $(VENV)/.packages-test $(VENV)/.softnet lint
+	PYTHONPATH=src $(BIN)/python -m pytest tests/unit tests/property
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.tools
+	PYTHONPATH=src $(BIN)/python -m pytest tests/unit
+
+lint: $(VENV)/.tools
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.tools
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.packages-bench $(VENV)/.softnet
+	$(BIN)/python -m bench.run
+
+launcher:
+	launcher/build.sh
+
+install:
+	scripts/install.sh
+
+uninstall:
+	scripts/uninstall.sh
+
+clean:
+	rm -rf build dist .cache $(VENV) src/*.egg-info
+
+# What apt installs, by purpose; `scripts/setup.sh` looks first, and installs only what is missing.
+$(VENV)/.packages-%: scripts/setup.sh | $(VENV)/.python
+	scripts/setup.sh $*
+	@touch $@
+
+$(VENV)/.python:
+	scripts/setup.sh python
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.tools: requirements-test.txt $(VENV)/.python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	@touch $@
+
+# The tests run against the installed program, as a user would have it.
+$(VENV)/.softnet: $(SOURCES) $(VENV)/.tools
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation \
+	    --force-reinstall --no-deps .
+	@$(BIN)/softnet --version
+	@touch $@
