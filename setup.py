@@ -1,7 +1,8 @@
 """Compiles `core` (and the batched socket calls) where Cython and a C compiler are at hand.
 
-Every compiled module is an ordinary Python file with a sibling `.pxd` that types it; without a
-compiler the same file is installed as it is. SOFTNET_COMPILE=0 asks for the plain build.
+A compiled module is an ordinary Python file with a sibling `.pxd` that types it; without a compiler
+the same file is installed as it is. The one `.pyx` (system calls that Python has no name for) has
+a Python twin, which is used where it is missing. SOFTNET_COMPILE=0 asks for the plain build.
 """
 
 import os
@@ -9,7 +10,8 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-SOURCES = sorted(path.with_suffix(".py") for path in Path("src/softnet").rglob("*.pxd"))
+ROOT = Path("src/softnet")
+SOURCES = sorted(path.with_suffix(".py") for path in ROOT.rglob("*.pxd")) + sorted(ROOT.rglob("*.pyx"))
 DIRECTIVES = {"language_level": 3, "annotation_typing": False, "cdivision": True}
 
 

@@ -1,0 +1,98 @@
+"""Links from what the command line names: an inherited descriptor, or the path of a socket.
+
+`--vm-fd N` and `--uplink fd=N` take a connected AF_UNIX socket: SOCK_DGRAM carries one frame a
+datagram, SOCK_STREAM QEMU's length framing. Everything about a descriptor is found out before
+anything is changed about it; what is then changed is close-on-exec and, where they are smaller, the
+buffers: Tart's sizes, within what the kernel grants (net.core.wmem_max and rmem_max, unless Softnet
+is still root; kern.ipc.maxsockbuf on macOS).
+"""
+
+import os
+import socket
+import stat
+import sys
+from contextlib import suppress
+
+from softnet.errors import ConfigError
+from softnet.links import Link
+from softnet.links.datagram import DatagramLink
+from softnet.links.stream import StreamLink
+
+SEND_BUFFER = 1 << 20
+RECEIVE_BUFFER = 4 << 20
+CONNECT_SECONDS = 5.0
+GREETING = b"VFKT"  # vfkit's and libkrun's first datagram, which tells a server their address
+
+_WANTED = "pass the number of a connected AF_UNIX datagram or stream socket"
+_LINUX_FORCE = {socket.SO_SNDBUF: 32, socket.SO_RCVBUF: 33}  # SO_SNDBUFFORCE, SO_RCVBUFFORCE
+
+
+def open_fd(option: str, fd: int | str) -> Link:
+    """A link that owns descriptor `fd` from now on, or ConfigError with nothing changed."""
+    return _link(socket.socket(fileno=check_fd(option, fd)))
+
+
+def check_fd(option: str, fd: int | str) -> int:
+    """The number `fd` if it is a connected AF_UNIX datagram or stream socket. Changes nothing."""
+    number = int(fd) if isinstance(fd, int) or (fd.isascii() and fd.isdigit()) else -1
+    if number < 0:
+        raise ConfigError(option, fd, "is not the number of a file descriptor", _WANTED)
+    try:
+        mode = os.fstat(number).st_mode
+    except (OSError, OverflowError):
+        raise ConfigError(option, fd, "is not an open file descriptor", _WANTED) from None
+    if not stat.S_ISSOCK(mode):
+        raise ConfigError(option, fd, f"is {_kind(mode)}, not a socket", _WANTED)
+    sock = socket.socket(fileno=number)
+    try:
+        problem = _problem(sock)
+    finally:
+        sock.detach()
+    if problem:
+        raise ConfigError(option, fd, problem, _WANTED)
+    return number
+
+
+def _problem(sock: socket.socket) -> str:
+    if sock.family != socket.AF_UNIX:
+        return "is a socket of another family than AF_UNIX"
+    if sock.type not in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        return "is an AF_UNIX socket of another type than SOCK_DGRAM or SOCK_STREAM"
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return "is a listening socket"
+    try:
+        sock.getpeername()
+    except OSError:
+        return "is a socket that is not connected"
+    return ""
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISREG(mode):
+        return "a file"
+    if stat.S_ISDIR(mode):
+        return "a directory"
+    if stat.S_ISFIFO(mode):
+        return "a pipe"
+    return "a terminal or another device" if stat.S_ISCHR(mode) else "something else"
+
+
+def _link(sock: socket.socket, bound_path: str | None = None) -> Link:
+    sock.set_inheritable(False)
+    raise_buffer(sock, socket.SO_SNDBUF, SEND_BUFFER)
+    raise_buffer(sock, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    if sock.type == socket.SOCK_STREAM:
+        return StreamLink(sock)
+    return DatagramLink(sock, bound_path)
+
+
+def raise_buffer(sock: socket.socket, which: int, size: int) -> None:
+    """At least `size` bytes for SO_SNDBUF or SO_RCVBUF, or as many as the kernel grants."""
+    if sock.getsockopt(socket.SOL_SOCKET, which) >= size:
+        return
+    if sys.platform.startswith("linux"):
+        with suppress(OSError):  # needs CAP_NET_ADMIN, and then goes beyond the sysctl's maximum
+            sock.setsockopt(socket.SOL_SOCKET, _LINUX_FORCE[which], size)
+            return
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, which, size)

@@ -1,0 +1,77 @@
+"""A Linux TAP interface: one frame a read(2) or write(2), no packet information, no vnet_hdr.
+
+The kernel is the other side. It keeps frames that nobody reads in the interface's queue
+(txqueuelen) and drops what does not fit; it refuses what is written while the interface is down
+(EIO: busy, frame by frame); and when the interface is deleted, the link is closed (EBADFD).
+"""
+
+import errno
+import fcntl
+import os
+import struct
+
+from softnet.core.frames import Batch
+from softnet.errors import LinkClosed
+from softnet.links.base import BaseLink
+from softnet.links.burst import Progress
+from softnet.links.calls import calls
+
+TUNSETIFF = 0x400454CA
+IFF_TAP = 0x0002
+IFF_NO_PI = 0x1000
+IFF_TUN_EXCL = 0x8000
+NAME_SIZE = 16  # IFNAMSIZ, its final NUL included
+
+_IFREQ = struct.Struct("16sH22x")
+
+
+def create_tap(name: str) -> int:
+    """Makes the interface `name`, which exists as long as the descriptor is open.
+
+    OSError: EBUSY when there is an interface of that name already, EPERM without CAP_NET_ADMIN,
+    EINVAL for a name that cannot be one, ENOENT without /dev/net/tun. `name` is taken literally
+    (no `%d`).
+    """
+    encoded = name.encode()
+    if not 0 < len(encoded) < NAME_SIZE or b"%" in encoded:
+        raise OSError(errno.EINVAL, f"{name!r} is no name for an interface")
+    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        fcntl.ioctl(fd, TUNSETIFF, _IFREQ.pack(encoded, IFF_TAP | IFF_NO_PI | IFF_TUN_EXCL))
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+class TapLink(BaseLink):
+    """Owns the descriptor, and with it the interface, unless that was made persistent."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        os.set_blocking(fd, False)
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def receive(self, batch: Batch) -> int:
+        try:
+            return calls.read_frames(self._fd, batch)
+        except OSError as error:
+            raise _closed_or(error) from None
+
+    def _put(self, batch: Batch, at: int) -> Progress:
+        at, sent, error = calls.write_frames(self._fd, batch, at)
+        if error == errno.EBADFD:
+            raise _closed_or(OSError(error, os.strerror(error)))
+        return at, sent, error
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _closed_or(error: OSError) -> Exception:
+    return LinkClosed("the TAP interface was deleted") if error.errno == errno.EBADFD else error
