@@ -23,7 +23,8 @@ Entry = dict[str, Any]
 def entries(file: str | None = None) -> list[Entry]:
     """All entries of all files (or one), in order; each knows the `file` that it is from."""
     paths = [DIRECTORY / f"{file}.jsonl"] if file else sorted(DIRECTORY.glob("*.jsonl"))
-    return [json.loads(line) | {"file": path.stem} for path in paths for line in path.read_text().splitlines()]
+    lines = ((path.stem, line) for path in paths for line in path.read_text().splitlines())
+    return [json.loads(line) | {"file": file} for file, line in lines]
 
 
 def states() -> dict[str, Entry]:

@@ -6,6 +6,7 @@ The corpus is data (`tests/vectors/*.jsonl`); it was written from the page and n
 from itertools import groupby
 
 import pytest
+
 from harness import corpus
 from softnet.core import reasons
 from softnet.core.address import format_ipv4
