@@ -23,6 +23,7 @@ from softnet.core.prefix import Interval, Prefix, Table
 from softnet.core.special import NOT_GLOBALLY_REACHABLE
 from softnet.errors import ConfigError
 from softnet.rules import ALLOW, BLOCK, IN, OUT, TCP, UDP, Rule, Target, parse_rule
+from softnet.rules import parse_target as parse_target
 
 
 class Facts(NamedTuple):

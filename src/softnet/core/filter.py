@@ -5,17 +5,25 @@ passes and then calls `tally`, so that a frame that the other side did not take 
 busy. `now` is any clock that counts time asleep, in seconds; nothing is done behind the caller's
 back, so a lease that expired passes nothing even if nobody called in between.
 
+State is kept only where something asks for it. A policy with directions (`inbound`) follows every
+connection that it lets through: what belongs to one passes whatever the tables say, and what a rule
+allows without starting or belonging to one is refused. Ports that are exposed let the VM answer
+those who came through them, unless a rule blocks them by address.
+
 Events (a lease bound, renewed, lost) wait in a queue until `next_event` is asked; `next_deadline`
 is the time of the next thing that happens by itself.
 """
 
 from array import array
+from collections.abc import Iterable
 
 from softnet.core.address import BROADCAST_IPV4
+from softnet.core.flows import FULL, OPENED, Flows
 from softnet.core.frames import Batch
 from softnet.core.lease import Lease, LeaseEvent, Snooper
 from softnet.core.packet import View
-from softnet.core.prefix import Table
+from softnet.core.ports import PORT_RULES, PortRules
+from softnet.core.prefix import LAST_ADDRESS, Interval, Prefix, Table, build, overlay
 from softnet.core.reasons import (
     ARP_GATEWAY,
     ARP_MALFORMED,
@@ -28,6 +36,9 @@ from softnet.core.reasons import (
     DHCP_SERVER,
     DST_MAC,
     ETHERTYPE,
+    FLOW_FULL,
+    FLOW_START,
+    FROM_VM,
     IP_MALFORMED,
     IP_OPTIONS,
     IPV6,
@@ -40,12 +51,14 @@ from softnet.core.reasons import (
     PASS_GATEWAY,
     PASS_INBOUND,
     PASS_LIMIT,
+    PASS_RETURN,
     PASS_RULE,
     REASON_LIMIT,
     REASONS,
     RUNT,
     SRC_IP,
     SRC_MAC,
+    TO_VM,
 )
 
 # Options that let a packet choose its own way (RFC 791 3.1): loose and strict source routing.
@@ -73,12 +86,17 @@ class Filter:
         "_bytes",
         "_dns",
         "_expiry",
+        "_exposed",
+        "_flows",
         "_frames",
         "_gateway",
         "_gateway_mac",
+        "_inbound",
+        "_inbound_ports",
         "_limit",
         "_mac",
         "_mask",
+        "_ports",
         "_snooper",
         "_table",
         "_view",
@@ -89,7 +107,10 @@ class Filter:
     ) -> None:
         self._mac = mac
         self._limit = mtu + 14
-        self._table = table
+        self._address = 0
+        self._exposed: Table | None = None
+        self._flows: Flows | None = None
+        self.set_table(table)
         self._gateway = NO_ADDRESS if gateway is None else gateway
         self._gateway_mac = NO_MAC if gateway_mac is None else gateway_mac
         self._snooper = Snooper(mac, gateway)
@@ -109,9 +130,25 @@ class Filter:
     def gateway_mac(self) -> int | None:
         return None if self._gateway_mac == NO_MAC else self._gateway_mac
 
-    def set_table(self, table: Table) -> None:
-        """A new policy, whole: no frame is judged by half of it."""
+    @property
+    def flows(self) -> int:
+        """How many connections are followed, at most; those that ended may still be among them."""
+        return 0 if self._flows is None else len(self._flows)
+
+    def set_table(self, table: Table, inbound: Table | None = None) -> None:
+        """A new policy, whole: no frame is judged by half of it. `inbound` makes it stateful."""
         self._table = table
+        self._ports: PortRules | None = table.ports
+        self._inbound = inbound
+        self._inbound_ports: PortRules | None = None if inbound is None else inbound.ports
+        self._renew_flows()
+
+    def expose(self, ports: Iterable[tuple[int, int]]) -> None:
+        """The (protocol, port of the VM) whose incoming connections the VM may answer."""
+        nothing = [Interval(0, LAST_ADDRESS, 0)]
+        wanted = build(Prefix(protocol << 16 | port, 32, 1) for protocol, port in set(ports))
+        self._exposed = Table(overlay(wanted, nothing)) if wanted else None
+        self._renew_flows()
 
     def next_event(self, now: float) -> LeaseEvent | None:
         """The oldest event that nobody has seen, expiry included; None when there is none."""
@@ -231,16 +268,22 @@ class Filter:
             return NO_LEASE
         if frame.u32(26) != self._address:
             return SRC_IP
-        return self._destination(frame.u32(30), NO_PORT if fragment else port)
-
-    def _destination(self, address: int, port: int) -> int:
-        """Steps 6 to 12: the Ethernet destination, the rules, and what is open by default."""
+        address = frame.u32(30)
         if not self._fits_ethernet(address):
             return DST_MAC
+        verdict = self._destination(address, protocol, port, fragment)
+        if self._flows is None or verdict == MARTIAN:
+            return verdict
+        return self._track(FROM_VM, verdict, address, protocol, fragment, header, total, now)
+
+    def _destination(self, address: int, protocol: int, port: int, fragment: int) -> int:
+        """Steps 7 to 12: the rules, and what is open by default."""
         verdict = self._table.lookup(address)
+        if verdict >= PORT_RULES and self._ports is not None:
+            verdict = self._ports.lookup(verdict, protocol, port)
         if verdict in (MARTIAN, PASS_RULE, BLOCKED, PASS_GATEWAY):
             return verdict
-        if port == 53 and address in self._dns:
+        if port == 53 and not fragment and address in self._dns:
             return PASS_DNS
         return BROADCAST if address == self._broadcast else verdict
 
@@ -311,9 +354,10 @@ class Filter:
         if ethertype == 0x0806:
             if self._usurps_gateway():
                 return ARP_GATEWAY
-        elif frame.length >= 42 and frame.u8(23) == 17:
+            return PASS_INBOUND
+        if frame.length >= 42 and frame.u8(23) == 17:
             self._snoop(now)
-        return PASS_INBOUND
+        return PASS_INBOUND if self._flows is None else self._ipv4_to_vm(now)
 
     def _usurps_gateway(self) -> bool:
         """ARP that binds the gateway's address to another MAC address than its own."""
@@ -343,9 +387,142 @@ class Filter:
         self._snooper.from_server(frame.copy(udp + 8, udp + length), source, frame.u48(6), now)
         self._adopt_lease()
 
+    def _ipv4_to_vm(self, now: float) -> int:
+        """What comes to the VM where state is kept: by the inbound rules, which never stop a DHCP reply."""
+        frame = self._view
+        stateful = self._inbound is not None
+        if frame.length < 34:
+            return IP_MALFORMED if stateful else PASS_INBOUND
+        version = frame.u8(14)
+        header = (version & 15) << 2
+        total = frame.u16(16)
+        if version >> 4 != 4 or header < 20 or header > total or total > frame.length - 14:
+            return IP_MALFORMED if stateful else PASS_INBOUND
+        fragment = frame.u16(20) & 0x3FFF
+        protocol = frame.u8(23)
+        port = NO_PORT
+        if (protocol == 17 or protocol == 6) and not fragment & 0x1FFF and total >= header + 4:
+            port = frame.u16(16 + header)
+            if protocol == 17 and port == 68 and not fragment and frame.u16(14 + header) == 67:
+                return PASS_INBOUND
+        address = frame.u32(26)
+        verdict = self._sender(address, protocol, port)
+        if now < self._expiry and frame.u32(30) == self._address:
+            verdict = self._track(TO_VM, verdict, address, protocol, fragment, header, total, now)
+        return PASS_INBOUND if verdict == PASS_RULE else verdict
+
+    def _sender(self, address: int, protocol: int, port: int) -> int:
+        """What the inbound rules say: PASS_RULE, BLOCKED, or PASS_INBOUND where they say nothing."""
+        if self._inbound is None:
+            return PASS_INBOUND
+        verdict = self._inbound.lookup(address)
+        if verdict >= PORT_RULES and self._inbound_ports is not None:
+            verdict = self._inbound_ports.lookup(verdict, protocol, port)
+        return verdict
+
+    # Connections.
+
+    def _track(
+        self,
+        direction: int,
+        verdict: int,
+        remote: int,
+        protocol: int,
+        fragment: int,
+        header: int,
+        total: int,
+        now: float,
+    ) -> int:
+        """The verdict once the connections that are followed have had their say."""
+        flows = self._flows
+        if flows is None:
+            return verdict
+        frame = self._view
+        start = 14 + header
+        room = 0 if fragment else total - header
+        flags = 0
+        source = 0
+        port = 0
+        if protocol == 6 and room >= 20:
+            flags = frame.u8(start + 13)
+        elif protocol == 1 and room >= 8:
+            flags = frame.u8(start)
+            source = port = frame.u16(start + 4)
+        elif protocol != 17 or room < 8:
+            return self._untracked(verdict)
+        if protocol == 1 and (flags == 3 or flags == 11 or flags == 12):
+            known = self._quotes_flow(direction, remote, start + 8, room - 8, now)
+            return (verdict if verdict < PASS_LIMIT else PASS_RETURN) if known else self._untracked(verdict)
+        if protocol != 1:
+            source = frame.u16(start)
+            port = frame.u16(start + 2)
+        vm_port = source if direction == FROM_VM else port
+        remote_port = port if direction == FROM_VM else source
+        if flows.follow(direction, protocol, remote, remote_port, vm_port, flags, now):
+            return verdict if verdict < PASS_LIMIT else PASS_RETURN
+        if not self._opens(direction, verdict, remote, protocol, vm_port):
+            return self._untracked(verdict)
+        opened = flows.open(direction, protocol, remote, remote_port, vm_port, flags, now)
+        if opened == OPENED:
+            return verdict
+        return FLOW_FULL if opened == FULL and verdict == PASS_RULE else self._untracked(verdict)
+
+    def _untracked(self, verdict: int) -> int:
+        """A rule that allows does so for connections; what is open by default is open to any packet."""
+        return FLOW_START if verdict == PASS_RULE and self._inbound is not None else verdict
+
+    def _opens(self, direction: int, verdict: int, remote: int, protocol: int, vm_port: int) -> bool:
+        """Whether a packet with this verdict may start a flow."""
+        if verdict >= PASS_LIMIT:
+            return False
+        if verdict != PASS_INBOUND:
+            return self._inbound is not None
+        if self._exposed is None or not self._exposed.lookup(protocol << 16 | vm_port):
+            return False
+        return self._destination(remote, 0, NO_PORT, 0) != BLOCKED
+
+    def _quotes_flow(self, direction: int, remote: int, at: int, room: int, now: float) -> bool:
+        """Whether an ICMP error quotes a packet of a flow that went the other way (RFC 1122 3.2.2)."""
+        frame = self._view
+        if self._flows is None or room < 28:
+            return False
+        header = (frame.u8(at) & 15) << 2
+        if header < 20 or room < header + 8 or frame.u16(at + 6) & 0x1FFF:
+            return False
+        protocol = frame.u8(at + 9)
+        source = frame.u32(at + 12)
+        destination = frame.u32(at + 16)
+        ports = frame.u32(at + header)
+        if protocol == 1:
+            return (
+                direction == TO_VM
+                and source == self._address
+                and self._flows.knows(1, destination, 0, frame.u16(at + header + 4), now)
+            )
+        if direction == TO_VM:
+            return source == self._address and self._flows.knows(
+                protocol, destination, ports & 0xFFFF, ports >> 16, now
+            )
+        return (
+            source == remote
+            and destination == self._address
+            and self._flows.knows(protocol, source, ports >> 16, ports & 0xFFFF, now)
+        )
+
+    def _renew_flows(self) -> None:
+        """No flow outlives the policy that admitted it."""
+        if self._inbound is None and self._exposed is None:
+            self._flows = None
+        elif self._flows is None:
+            self._flows = Flows()
+        else:
+            self._flows.clear()
+
     def _adopt_lease(self) -> None:
         """Copies what every frame is compared with out of the snooper's lease."""
         lease = self._snooper.lease
+        if self._flows is not None and (lease is None or lease.address != self._address):
+            self._flows.clear()
         if lease is None:
             self._address = 0
             self._mask = 0
@@ -360,5 +537,3 @@ class Filter:
         self._dns = lease.dns
         if self._gateway_mac == NO_MAC and self._gateway != NO_ADDRESS:
             self._gateway_mac = lease.server_mac
-
-

@@ -94,7 +94,7 @@ class Flows:
         self._ports = _column("I", 4, capacity)
         self._protocol = _column("B", 1, capacity)
         self._state = _column("B", 1, capacity)
-        self._expiry = _column("d", 8, capacity)
+        self._expiry: memoryview[float] = memoryview(array("d", bytes(8 * capacity)))
         self._chain = _column("I", 4, capacity)
         self._after = _column("I", 4, capacity + _LISTS)
         self._before = _column("I", 4, capacity + _LISTS)
