@@ -64,7 +64,7 @@ class UnsafeStepError(Exception):
 
 
 class Walk:
-    """Resolves paths as the kernel does, and judges each step once. Not `realpath`, which drops links."""
+    """Resolves paths as the kernel does and judges every step. Not `realpath`, which hides the links."""
 
     def __init__(self, unsafe: Judge) -> None:
         self._unsafe = unsafe
