@@ -6,6 +6,7 @@ everything that opens or judges. It holds no descriptor that it owns and opens n
 
 from typing import NamedTuple
 
+from softnet.core.address import format_ipv4
 from softnet.policy import Policy
 
 TCP = "tcp"
@@ -28,6 +29,10 @@ class Expose(NamedTuple):
     external: int
     internal: int
     protocol: str = TCP
+
+    def __str__(self) -> str:
+        bind = "" if self.bind is None else f"{format_ipv4(self.bind)}:"
+        return f"{bind}{self.external}:{self.internal}/{self.protocol}"
 
 
 class UplinkChoice(NamedTuple):

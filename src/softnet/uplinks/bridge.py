@@ -1,0 +1,124 @@
+"""The `bridge=NAME` uplink: a TAP of ours as a port of a bridge that is already there.
+
+The addresses come from somebody else's DHCP server on that bridge (dnsmasq, libvirt's default
+network, Kea); Softnet snoops them. The port is isolated unless `--allow 0.0.0.0/0`: the kernel then
+carries nothing between it and other isolated ports, only between it and the bridge itself or ports
+that are not isolated. The VM's MAC address is a static entry of the port's forwarding table and
+nothing is learnt, so that no other port can take the VM's traffic away; what is for nobody known is
+not flooded here.
+
+The gateway is the bridge's own IPv4 address, if it has one: then DHCP replies count only from
+there. The bridge itself is not changed in any other way, its MTU included.
+"""
+
+import errno
+import os
+
+from softnet.config import HOST_ONLY, Settings
+from softnet.core.address import format_mac, parse_ipv4, parse_mac
+from softnet.errors import ConfigError, UplinkError
+from softnet.links.tap import TapLink, create_tap
+from softnet.policy import Facts, Policy
+from softnet.uplinks import host
+from softnet.uplinks.kernel import check_privileges, run_ip, write_sysctls
+
+TAP_PREFIX = "sb"
+NAME_TRIES = 16
+
+
+class BridgeUplink:
+    """See `softnet.uplinks.Uplink`. `name` is the TAP's."""
+
+    def __init__(self, settings: Settings, policy: Policy) -> None:
+        bridge = settings.uplink.argument
+        if settings.net_type == HOST_ONLY:
+            remedy = "leave it out, or use --uplink nat"
+            raise ConfigError("--vm-net-type", HOST_ONLY, "is not a bridge's to keep", remedy)
+        check_bridge(bridge)
+        check_privileges(f"bridge={bridge}")
+        bridge_mtu = int(_read(f"/sys/class/net/{bridge}/mtu"))
+        self.mtu = min(settings.mtu, bridge_mtu)
+        self.name, descriptor = _claim(settings.vm_mac)
+        self.link = TapLink(descriptor)
+        try:
+            self.facts = _facts(bridge)
+            self._join(bridge, bridge_mtu, settings.vm_mac, policy.isolated)
+        except BaseException:
+            self.close()
+            raise
+
+    def _join(self, bridge: str, mtu: int, vm_mac: int, isolated: bool) -> None:
+        uplink, tap = f"bridge={bridge}", self.name
+        write_sysctls(uplink, [(f"ipv6/conf/{tap}/disable_ipv6", 1)])
+        run_ip(
+            uplink,
+            [
+                f"link set dev {tap} mtu {mtu}",
+                f"link set dev {tap} master {bridge}",
+                f"link set dev {tap} type bridge_slave isolated {'on' if isolated else 'off'}"
+                " learning off flood off",
+                f"link set dev {tap} up",
+            ],
+        )
+        run_ip(uplink, [f"fdb replace {format_mac(vm_mac)} dev {tap} master static"], program="bridge")
+
+    def close(self) -> None:
+        """Closing the descriptor removes the TAP, and with it the port and its entry."""
+        self.link.close()
+
+
+def check_bridge(name: str) -> None:
+    """ConfigError unless `name` is a bridge of this network namespace."""
+    if not name or "/" in name or not os.path.isdir(f"/sys/class/net/{name}"):
+        remedy = "name one that `ip link show type bridge` lists, or use --uplink nat"
+        raise ConfigError("--uplink", f"bridge={name}", "there is no such interface", remedy)
+    if not os.path.isdir(f"/sys/class/net/{name}/bridge"):
+        remedy = "name one that `ip link show type bridge` lists"
+        raise ConfigError("--uplink", f"bridge={name}", "is an interface, but not a bridge", remedy)
+
+
+def _claim(mac: int) -> tuple[str, int]:
+    """A TAP named after the VM's MAC address; after something random where that is taken."""
+    number = mac & 0xFFFFFFFF
+    for _ in range(NAME_TRIES):
+        name = f"{TAP_PREFIX}{number:08x}"
+        try:
+            return name, create_tap(name)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise UplinkError(f"--uplink bridge: cannot create a TAP: {error.strerror}") from None
+        number = int.from_bytes(os.urandom(4), "big")
+    raise UplinkError("--uplink bridge: no name is free for a TAP; remove stale `sb...` interfaces")
+
+
+def _facts(bridge: str) -> Facts:
+    """The bridge's first own IPv4 address is the gateway, its MAC address the gateway's."""
+    routes = host.routes()
+    own = [
+        route.first
+        for route in routes
+        if route.kind == "local" and route.first == route.last and bridge in route.devices
+    ]
+    known = _first_address(bridge, own)
+    mac = parse_mac(_read(f"/sys/class/net/{bridge}/address"))
+    return Facts(known, mac if known is not None else None, host.addresses(routes))
+
+
+def _first_address(bridge: str, own: list[int]) -> int | None:
+    """The primary address where there are several (`ip` lists it first, routes are sorted)."""
+    if len(own) < 2:
+        return own[0] if own else None
+    _status, output = host.run(
+        ("ip", "-4", "-o", "address", "show", "dev", bridge, "scope", "global", "primary")
+    )
+    words = output.split()
+    return parse_ipv4(words[words.index("inet") + 1].partition("/")[0]) if "inet" in words else own[0]
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as stream:
+        return stream.read().strip()
+
+
+def open_uplink(settings: Settings, policy: Policy) -> BridgeUplink:
+    return BridgeUplink(settings, policy)
