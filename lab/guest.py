@@ -60,7 +60,7 @@ def qemu_command(image: Image, console: str, netdev: str, mac: str) -> list[str]
         "-m", str(MEMORY_MIB), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-kernel", str(image.kernel), "-initrd", str(image.initramfs), "-append", kernel_line,
         "-chardev", f"socket,id=console,path={console}", "-serial", "chardev:console",
-        "-netdev", netdev, "-device", f"virtio-net-device,netdev=n0,mac={mac}",
+        "-netdev", netdev, "-device", f"virtio-net-device,netdev=n0,mac={mac},ctrl_vlan=off",
     ]  # fmt: skip
 
 

@@ -13,10 +13,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, NamedTuple
 
+import softnet
 from lab import guest, netns
 from lab.guest import Guest
 from lab.image import Image
@@ -26,7 +28,10 @@ ATTACKER_MAC, OTHER_MAC = "52:54:00:5a:00:01", "52:54:00:5a:00:02"
 OTHER_VM = "other VM"
 POOL_SIZE = 24
 POLL_SECONDS = 0.05
-SOURCE = Path(__file__).resolve().parent.parent / "src"
+DHCP_CLIENT = "udhcpc -i eth0 -f -q -n -t 3 -T 1"
+# The program under test is the `softnet` that this Python imports, built or not.
+PYTHONPATH = Path(softnet.__file__).resolve().parent.parent
+SOFTNET = ("env", f"PYTHONPATH={PYTHONPATH}", sys.executable, "-m", "softnet")
 
 
 class Station(NamedTuple):
@@ -47,6 +52,7 @@ class World:
     def __init__(self, image: Image, token_prefix: bytes) -> None:
         self._undo = ExitStack()
         self._prefix = token_prefix
+        self._stations: dict[str, Station] = {}
         try:
             self.stage = Stage(token_prefix)
             self._undo.callback(self.stage.close)
@@ -78,7 +84,7 @@ class World:
 
     def lease(self, vm: Guest) -> Station:
         """Has the VM ask for an address; GuestError when it gets none."""
-        vm.must("udhcpc -i eth0 -f -q -n -t 4 -T 1")
+        vm.must(DHCP_CLIENT)
         facts = dict(word.split("=", 1) for word in vm.must("cat /tmp/lease").split())
         vm.run(f"ping -c 1 -W 2 {facts['router']}")
         cache = vm.must(f"ip neigh show {facts['router']}")
@@ -86,12 +92,32 @@ class World:
         if not found:
             raise guest.GuestError(f"{vm.name} has no MAC address of its gateway: {cache}")
         mac = vm.must("cat /sys/class/net/eth0/address").strip()
-        return Station(mac, facts["ip"], facts["router"], found[1], facts["server"])
+        station = Station(mac, facts["ip"], facts["router"], found[1], facts["server"])
+        self._stations[vm.name] = station
+        return station
+
+    def release(self, vm: Guest) -> None:
+        """Has the VM ask for an address once more, and give it back."""
+        release = "kill -USR2 $(cat /tmp/pid) && usleep 300000 && kill $(cat /tmp/pid)"
+        vm.must(f"udhcpc -i eth0 -n -t 3 -T 1 -p /tmp/pid && {release}")
+
+    def station(self, vm: Guest) -> Station:
+        """What the VM's last lease said."""
+        return self._stations[vm.name]
+
+    def verdicts(self) -> Counter[str]:
+        """How many of the attacker's frames ended in which reason; empty where nobody judges."""
+        return Counter()
 
     def arrivals(self, token: bytes) -> list[str]:
-        """Everywhere that a frame with `token` was received, and the other VM first."""
+        """Where frames with `token` were received: the host only when it was the end of the way."""
         seen = self.other.must("cat /tmp/seen")
-        return [OTHER_VM] * (token.hex() in seen) + self.stage.arrivals(token)
+        places = [OTHER_VM] * (token.hex() in seen) + sorted(self.stage.arrivals(token))
+        return [place for place in places if place != "host"] or places
+
+    def heal(self) -> None:
+        """The other VM says a word, so that bridge and ARP caches know it again after an attempt."""
+        self.other.run(f"arping -q -c 1 -w 1 -I eth0 {self.station(self.other).gateway}")
 
     def refill(self) -> None:
         """Gives all addresses back, between two attempts to take them."""
@@ -140,28 +166,39 @@ class BehindSoftnet(World):
     """Each VM is the command of a `softnet run` of its own."""
 
     title = "with Softnet"
-    command = (sys.executable, "-m", "softnet")
+    options: Sequence[str] = ()
 
     def attach(self, name: str, image: Image, mac: str) -> Guest:
-        def start(qemu: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-            options = ["--uplink", "nat", "--vm-mac-address", mac, "--dns", ROUTER]
-            return self.stage.host.popen([*self.command, "run", *options, "--", *qemu], log)
+        return softnet_guest(self.stage, name, image, "--uplink", "nat", "--vm-mac-address", mac, *self.options)
 
-        return Guest(name, image, start)
+    def verdicts(self) -> Counter[str]:
+        """What Softnet says it did with the attacker's frames: its answer to SIGUSR1."""
+        return verdicts_of(self.attacker)
 
-    def counters(self, vm: Guest, timeout: float = 2.0) -> Counter[str]:
-        """What Softnet says it did with the VM's frames, by reason: its answer to SIGUSR1."""
-        before = vm.log
-        vm.process.send_signal(signal.SIGUSR1)
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            found = re.search(r"^softnet: from-vm\b(.*)\n", vm.log[len(before) :], re.MULTILINE)
-            if found:
-                return Counter({name: int(n) for name, n in re.findall(r"([\w-]+)=(\d+)", found[1])})
-            time.sleep(POLL_SECONDS / 5)
-        raise guest.GuestError(f"Softnet did not answer SIGUSR1 within {timeout:g} s: {vm.log[-300:]!r}")
+def softnet_guest(stage: Stage, name: str, image: Image, *options: str) -> Guest:
+    """A VM as the command of `softnet run` on the stage's host; `--stream` picks QEMU's other socket."""
+
+    def start(qemu: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+        return stage.host.popen([*SOFTNET, "run", "--dns", ROUTER, *options, "--", *qemu], log)
+
+    return Guest(name, image, start, guest.STREAM if "--stream" in options else guest.DGRAM)
 
 
-def use_checkout() -> None:
-    """Has `python -m softnet` mean this source tree, also in the programs that are started."""
-    os.environ["PYTHONPATH"] = str(SOURCE)
+def filter_process(vm: Guest) -> int:
+    """The filter under `softnet run`: the child that leads a session of its own."""
+    supervisor = vm.process.pid
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    return next(child for child in map(int, children) if os.getsid(child) == child)
+
+
+def verdicts_of(vm: Guest, timeout: float = 2.0) -> Counter[str]:
+    """The counters that the VM's Softnet writes on SIGUSR1, of the frames from the VM."""
+    before = len(vm.log)
+    os.kill(filter_process(vm), signal.SIGUSR1)
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        found = re.search(r"^softnet: from-vm\b(.*)\n", vm.log[before:], re.MULTILINE)
+        if found:
+            return Counter({name: int(n) for name, n in re.findall(r"([\w-]+)=(\d+)", found[1])})
+        time.sleep(POLL_SECONDS / 5)
+    raise guest.GuestError(f"Softnet did not answer SIGUSR1 within {timeout:g} s: {vm.log[-300:]!r}")
