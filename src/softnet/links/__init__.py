@@ -30,8 +30,11 @@ RETRY_SECONDS = 50e-6
 class Link(Protocol):
     """See the module's text: that is the contract."""
 
-    pending: bool
-    needs_alive_check: bool
+    @property
+    def pending(self) -> bool: ...
+
+    @property
+    def needs_alive_check(self) -> bool: ...
 
     def fileno(self) -> int: ...
 

@@ -7,6 +7,7 @@ buffers: Tart's sizes, within what the kernel grants (net.core.wmem_max and rmem
 is still root; kern.ipc.maxsockbuf on macOS).
 """
 
+import errno
 import os
 import socket
 import stat
@@ -16,11 +17,13 @@ from contextlib import suppress
 from softnet.errors import ConfigError
 from softnet.links import Link
 from softnet.links.datagram import DatagramLink
+from softnet.links.socket_file import SocketFile, os_message
 from softnet.links.stream import StreamLink
 
 SEND_BUFFER = 1 << 20
 RECEIVE_BUFFER = 4 << 20
 CONNECT_SECONDS = 5.0
+ABSTRACT_NAMES = sys.platform.startswith("linux")
 GREETING = b"VFKT"  # vfkit's and libkrun's first datagram, which tells a server their address
 
 _WANTED = "pass the number of a connected AF_UNIX datagram or stream socket"
@@ -29,7 +32,7 @@ _LINUX_FORCE = {socket.SO_SNDBUF: 32, socket.SO_RCVBUF: 33}  # SO_SNDBUFFORCE, S
 
 def open_fd(option: str, fd: int | str) -> Link:
     """A link that owns descriptor `fd` from now on, or ConfigError with nothing changed."""
-    return _link(socket.socket(fileno=check_fd(option, fd)))
+    return link_of(socket.socket(fileno=check_fd(option, fd)))
 
 
 def check_fd(option: str, fd: int | str) -> int:
@@ -51,6 +54,63 @@ def check_fd(option: str, fd: int | str) -> int:
     if problem:
         raise ConfigError(option, fd, problem, _WANTED)
     return number
+
+
+def connect_path(option: str, path: str) -> Link:
+    """A link to the server at `path`, of whichever of the two types its socket is.
+
+    To a datagram server it is what vfkit is: it has an address of its own, so that it can be
+    answered, and greets with VFKT, so that it is known before the VM sends its first frame.
+    """
+    try:
+        try:
+            return _connected(socket.SOCK_STREAM, path)
+        except OSError as error:
+            if error.errno != errno.EPROTOTYPE:
+                raise
+            return _connected(socket.SOCK_DGRAM, path)
+    except OSError as error:
+        raise ConfigError(option, path, *_connect_problem(error)) from None
+
+
+def _connected(kind: int, path: str) -> Link:
+    sock = socket.socket(socket.AF_UNIX, kind)
+    sock.settimeout(CONNECT_SECONDS)
+    name = None
+    try:
+        if kind == socket.SOCK_DGRAM:
+            name = _name_client(sock, path)
+        sock.connect(path)
+        if kind == socket.SOCK_DGRAM:
+            sock.send(GREETING)
+    except OSError:
+        sock.close()
+        if name is not None:
+            name.remove()
+        raise
+    sock.settimeout(None)
+    return link_of(sock, name)
+
+
+def _name_client(sock: socket.socket, server: str) -> SocketFile | None:
+    """An abstract name, which ends with the socket; on macOS a file beside the server's, as vfkit does."""
+    if ABSTRACT_NAMES:
+        sock.bind("")
+        return None
+    name = f"softnet-{os.getpid():x}-{os.urandom(4).hex()}.sock"
+    return SocketFile(sock, os.path.join(os.path.dirname(server), name))
+
+
+def _connect_problem(error: OSError) -> tuple[str, str]:
+    if error.errno == errno.ENOENT:
+        return "does not exist", "start the server first"
+    if error.errno in (errno.ECONNREFUSED, errno.ENOTSOCK):
+        return "nobody listens there", "start the server, or give the path of its socket"
+    if error.errno == errno.EPROTOTYPE:
+        return "is neither a stream nor a datagram socket", "give the path of one"
+    if isinstance(error, TimeoutError | BlockingIOError):
+        return "its server does not accept connections", "see whether it serves somebody else"
+    return f"cannot be connected to ({os_message(error)})", "give the path of a socket that you may use"
 
 
 def _problem(sock: socket.socket) -> str:
@@ -77,13 +137,14 @@ def _kind(mode: int) -> str:
     return "a terminal or another device" if stat.S_ISCHR(mode) else "something else"
 
 
-def _link(sock: socket.socket, bound_path: str | None = None) -> Link:
+def link_of(sock: socket.socket, name: SocketFile | None = None) -> Link:
+    """The link for a connected socket of ours. `name` goes when the link is closed."""
     sock.set_inheritable(False)
     raise_buffer(sock, socket.SO_SNDBUF, SEND_BUFFER)
     raise_buffer(sock, socket.SO_RCVBUF, RECEIVE_BUFFER)
     if sock.type == socket.SOCK_STREAM:
         return StreamLink(sock)
-    return DatagramLink(sock, bound_path)
+    return DatagramLink(sock, name)
 
 
 def raise_buffer(sock: socket.socket, which: int, size: int) -> None:

@@ -5,15 +5,14 @@ end of file: an empty one is a frame of length 0, and when the other side closes
 here until the next send. `alive()` asks the kernel meanwhile (`peer_linux.py`, `peer_darwin.py`).
 """
 
-import os
 import sys
-from contextlib import suppress
 from socket import socket
 
 from softnet.core.frames import Batch
 from softnet.links.base import BaseLink, closed_or
 from softnet.links.burst import Progress
 from softnet.links.calls import calls
+from softnet.links.socket_file import SocketFile
 
 if sys.platform == "darwin":
     from softnet.links.peer_darwin import PeerWatch
@@ -24,10 +23,10 @@ else:
 class DatagramLink(BaseLink):
     """Owns the socket, and the name in the file system that it was bound to, if there is one."""
 
-    def __init__(self, sock: socket | int, bound_path: str | None = None) -> None:
+    def __init__(self, sock: socket | int, name: SocketFile | None = None) -> None:
         super().__init__()
         self._socket = socket(fileno=sock) if isinstance(sock, int) else sock
-        self._bound_path = bound_path
+        self._name = name
         self._watch = PeerWatch(self._socket)
         self.needs_alive_check = self._watch.works
 
@@ -49,7 +48,5 @@ class DatagramLink(BaseLink):
     def close(self) -> None:
         self._watch.close()
         self._socket.close()
-        if self._bound_path is not None:
-            with suppress(OSError):  # privileges may have been dropped since
-                os.unlink(self._bound_path)
-            self._bound_path = None
+        if self._name is not None:
+            self._name.remove()
