@@ -17,12 +17,14 @@ to the VM, and the return traffic of what is let through passes.
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from softnet.core import ports, prefix, reasons
+from softnet.core import numbers, prefix, reasons
 from softnet.core.address import mask_of
+from softnet.core.numbers import TCP, UDP
+from softnet.core.ports import PortRules, port_key
 from softnet.core.prefix import Interval, Prefix, Table
 from softnet.core.special import NOT_GLOBALLY_REACHABLE
 from softnet.errors import ConfigError
-from softnet.rules import ALLOW, BLOCK, IN, OUT, TCP, UDP, Rule, Target, parse_rule
+from softnet.rules import ALLOW, BLOCK, IN, OUT, Rule, Target, parse_rule
 from softnet.rules import parse_target as parse_target
 
 
@@ -172,20 +174,20 @@ class _Node:
         if span is None:
             return
         kind = rule.action == BLOCK
-        for protocol, bit in ((TCP, ports.TCP_BIT), (UDP, ports.UDP_BIT)):
+        for protocol, bit in ((TCP, numbers.TCP_BIT), (UDP, numbers.UDP_BIT)):
             if span.cover(protocol, span.first):
                 self.protocols |= bit
-                self.edges.setdefault(ports.port_key(0, protocol, span.first), [0, 0])[kind] += 1
-                self.edges.setdefault(ports.port_key(0, protocol, span.last) + 1, [0, 0])[kind] -= 1
+                self.edges.setdefault(port_key(0, protocol, span.first), [0, 0])[kind] += 1
+                self.edges.setdefault(port_key(0, protocol, span.last) + 1, [0, 0])[kind] -= 1
 
     def spans(self, base: int) -> Iterable[tuple[int, int]]:
         """(key, verdict from there on), from `base` on; blocked before allowed."""
         opened = [0, 0]
-        yield base, ports.UNDECIDED
+        yield base, numbers.UNDECIDED
         for edge in sorted(self.edges):
             for kind in (0, 1):
                 opened[kind] += self.edges[edge][kind]
-            verdict = reasons.BLOCKED if opened[1] else reasons.PASS_RULE if opened[0] else ports.UNDECIDED
+            verdict = reasons.BLOCKED if opened[1] else reasons.PASS_RULE if opened[0] else numbers.UNDECIDED
             yield base + edge, verdict
 
 
@@ -196,7 +198,7 @@ def _port_nodes(policy: Policy, facts: Facts, direction: str) -> dict[tuple[int,
             continue
         for address in _places(rule.target, facts):
             nodes.setdefault((address, rule.target.length), _Node()).add(rule)
-    most = ports.NODES - 1
+    most = numbers.NODES - 1
     if len(nodes) > most:
         remedy = f"use at most {most}"
         raise ConfigError("--allow/--block", len(nodes), "too many prefixes with ports", remedy)
@@ -213,15 +215,15 @@ def _with_ports(
     where = prefix.build(Prefix(address, length, at) for at, (address, length) in enumerate(nodes))
     pairs: dict[tuple[int, int], int] = {}
     crossed = [
-        Interval(first, last, ports.PORT_RULES + pairs.setdefault((node, reason), len(pairs)))
+        Interval(first, last, numbers.PORT_RULES + pairs.setdefault((node, reason), len(pairs)))
         for first, last, node, reason in prefix.cross(where, plain)
     ]
     table = prefix.overlay(top, prefix.overlay(crossed, plain))
     parents = _parents(list(nodes))
     protocols: list[int] = []
     for node, parent in zip(nodes.values(), parents, strict=True):
-        protocols.append(node.protocols | (0 if parent == ports.ROOT else protocols[parent]))
-    return Table(table, ports.PortRules(_spans(list(nodes.values())), parents, protocols, list(pairs)))
+        protocols.append(node.protocols | (0 if parent == numbers.ROOT else protocols[parent]))
+    return Table(table, PortRules(_spans(list(nodes.values())), parents, protocols, list(pairs)))
 
 
 def _parents(prefixes: list[tuple[int, int]]) -> list[int]:
@@ -231,7 +233,7 @@ def _parents(prefixes: list[tuple[int, int]]) -> list[int]:
     for at, (address, _length) in enumerate(prefixes):
         while around and address & mask_of(prefixes[around[-1]][1]) != prefixes[around[-1]][0]:
             around.pop()
-        parents.append(around[-1] if around else ports.ROOT)
+        parents.append(around[-1] if around else numbers.ROOT)
         around.append(at)
     return parents
 
@@ -240,7 +242,7 @@ def _spans(nodes: list[_Node]) -> Table:
     starts: dict[int, int] = {}
     for at, node in enumerate(nodes):
         starts.update(node.spans(at << 17))
-    starts[len(nodes) << 17] = ports.UNDECIDED
+    starts[len(nodes) << 17] = numbers.UNDECIDED
     keys = sorted(starts)
     ends = [key - 1 for key in keys[1:]] + [prefix.LAST_ADDRESS]
     return Table([Interval(first, last, starts[first]) for first, last in zip(keys, ends, strict=True)])

@@ -15,6 +15,7 @@ Nothing here knows a network: what `@host` and `@dns` stand for is `softnet.poli
 from typing import NamedTuple
 
 from softnet.core.address import format_ipv4, mask_of, parse_ipv4
+from softnet.core.numbers import TCP, UDP
 
 ALLOW = "allow"
 BLOCK = "block"
@@ -24,8 +25,6 @@ DNS = "@dns"
 IN = "in"
 OUT = "out"
 
-TCP = 6
-UDP = 17
 LAST_PORT = 65535
 
 _LENGTHS = frozenset(str(length) for length in range(33))

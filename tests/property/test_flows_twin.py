@@ -3,8 +3,9 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from softnet.core import flows
-from softnet.core.flows import ACK, ECHO_REPLY, ECHO_REQUEST, FIN, RST, SYN, Flows
+from softnet.core import numbers
+from softnet.core.flows import Flows
+from softnet.core.numbers import ACK, ECHO_REPLY, ECHO_REQUEST, FIN, RST, SYN
 
 CAPACITY = 4
 TCP, UDP, ICMP = 6, 17, 1
@@ -59,15 +60,15 @@ class Twin:
         self.live(now)
         clean = flags & 0x3F == SYN if protocol == TCP else protocol == UDP or flags == ECHO_REQUEST
         if not clean or (protocol != ICMP and 0 in (rport, vport)):
-            return flows.NOT_A_START
+            return numbers.NOT_A_START
         key = self.key(direction, protocol, remote, rport, vport, flags)
         if key in self.table:
-            return flows.OPENED
+            return numbers.OPENED
         if len(self.table) >= CAPACITY:
-            return flows.FULL
+            return numbers.FULL
         lifetime = 60 if protocol == TCP else 30
         self.table[key] = {"opener": direction, "answered": 0, "fins": 0, "expiry": now + lifetime}
-        return flows.OPENED
+        return numbers.OPENED
 
 
 FLAGS = [SYN, SYN | ACK, ACK, ACK | FIN, RST, SYN | FIN, SYN | 0xC0, 0]

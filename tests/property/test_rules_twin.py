@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from softnet import policy
-from softnet.core import ports, reasons
+from softnet.core import numbers, reasons
 from softnet.core.address import format_ipv4, mask_of
 from softnet.core.prefix import Table
 from softnet.policy import Facts, Policy
@@ -67,7 +67,7 @@ def twin(rules: list[Rule], direction: str, address: int, protocol: int, port: i
 
 def lookup(table: Table, address: int, protocol: int, port: int) -> int:
     value = table.lookup(address)
-    if value < ports.PORT_RULES:
+    if value < numbers.PORT_RULES:
         return value
     assert table.ports is not None
     return table.ports.lookup(value, protocol, port)
@@ -120,7 +120,7 @@ def test_a_packet_without_ports_never_passes_where_ports_are_read(
         if rule.target.ports is not None
     )
     if read and table.lookup(address) != reasons.MARTIAN:
-        assert lookup(table, address, protocol, ports.NO_PORT) == reasons.FRAGMENT
+        assert lookup(table, address, protocol, numbers.NO_PORT) == reasons.FRAGMENT
 
 
 @settings(max_examples=100, deadline=None)

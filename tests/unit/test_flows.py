@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from softnet.core.flows import ACK, FIN, FLOWS, FULL, NOT_A_START, OPENED, RST, SYN, Flows
+from softnet.core.flows import Flows
+from softnet.core.numbers import ACK, FIN, FLOWS, FULL, NOT_A_START, OPENED, RST, SYN
 
 FROM_VM, TO_VM = 0, 1
 TCP, UDP, ICMP = 6, 17, 1

@@ -4,7 +4,7 @@ from harness import corpus
 from harness.frames import ICMP, IPV4, MORE_FRAGMENTS, TCP, UDP, ethernet, icmp_echo, ipv4, tcp, udp
 from softnet import policy
 from softnet.core.filter import Filter
-from softnet.core.flows import FLOWS
+from softnet.core.numbers import FLOWS
 from vectors.world import FROM_VM, GLOBAL, GW, GW_MAC, PUBLIC_DNS, TO_VM, VM, VM_MAC
 
 LAN, STRANGER = "10.0.0.5", "172.16.0.9"

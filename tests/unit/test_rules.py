@@ -3,7 +3,7 @@
 import pytest
 
 from softnet import policy
-from softnet.core import ports, reasons
+from softnet.core import numbers, reasons
 from softnet.core.prefix import Table
 from softnet.errors import ConfigError
 from softnet.policy import Facts, Policy
@@ -84,7 +84,7 @@ def test_normal_order_is_addresses_by_number_then_names() -> None:
 def verdict(table: Table | None, address: int, protocol: int = 0, port: int = 0) -> str:
     assert table is not None
     value = table.lookup(address)
-    if value >= ports.PORT_RULES:
+    if value >= numbers.PORT_RULES:
         assert table.ports is not None
         value = table.ports.lookup(value, protocol, port)
     return reasons.BY_CODE[value].name
@@ -114,8 +114,8 @@ def test_protocols_are_apart() -> None:
     table = outbound(allow="@host:53/udp", block="@host")
     assert verdict(table, 0xC0A84001, UDP, 53) == "pass-rule"
     assert verdict(table, 0xC0A84001, TCP, 53) == "blocked"
-    assert verdict(table, 0xC0A84001, UDP, ports.NO_PORT) == "fragment"
-    assert verdict(table, 0xC0A84001, TCP, ports.NO_PORT) == "blocked"
+    assert verdict(table, 0xC0A84001, UDP, numbers.NO_PORT) == "fragment"
+    assert verdict(table, 0xC0A84001, TCP, numbers.NO_PORT) == "blocked"
 
 
 def test_no_rule_with_ports_opens_a_martian() -> None:
@@ -174,6 +174,6 @@ def test_four_thousand_rules_with_ports_stay_small() -> None:
 
 
 def test_more_prefixes_with_ports_than_there_is_room_for_are_refused() -> None:
-    rules = tuple(Rule(ALLOW, Target(at << 8, 24, Ports(80, 80))) for at in range(ports.NODES))
+    rules = tuple(Rule(ALLOW, Target(at << 8, 24, Ports(80, 80))) for at in range(numbers.NODES))
     with pytest.raises(ConfigError, match="too many prefixes with ports"):
         policy.compile_policy(Policy(rules), FACTS)

@@ -18,11 +18,12 @@ from array import array
 from collections.abc import Iterable
 
 from softnet.core.address import BROADCAST_IPV4
-from softnet.core.flows import FULL, OPENED, Flows
+from softnet.core.flows import Flows
 from softnet.core.frames import Batch
 from softnet.core.lease import Lease, LeaseEvent, Snooper
+from softnet.core.numbers import FULL, NO_PORT, OPENED, PORT_RULES
 from softnet.core.packet import View
-from softnet.core.ports import PORT_RULES, PortRules
+from softnet.core.ports import PortRules
 from softnet.core.prefix import LAST_ADDRESS, Interval, Prefix, Table, build, overlay
 from softnet.core.reasons import (
     ARP_GATEWAY,
@@ -67,7 +68,6 @@ OPTION_NOP = 1
 OPTION_LSRR = 131
 OPTION_SSRR = 137
 
-NO_PORT = 0x10000
 NO_ADDRESS = 1 << 32
 NO_MAC = 1 << 48
 

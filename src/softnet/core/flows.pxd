@@ -1,7 +1,7 @@
 cimport cython
 
 cdef double SYN_SECONDS, TCP_SECONDS, UDP_SECONDS, ECHO_SECONDS, CLOSE_SECONDS
-cdef unsigned int ICMP, TCP, UDP, ECHO_REPLY, ECHO_REQUEST, FIN, SYN, RST, ACK, FLAGS
+cdef unsigned int ICMP, TCP, UDP, ECHO_REQUEST, FIN, SYN, RST, ACK, FLAGS
 cdef unsigned int OPENED, NOT_A_START, FULL
 cdef unsigned int _OPENER, _ANSWERED, _FIN_OPENER, _FIN_OTHER
 cdef unsigned int _IN_SYN, _IN_TCP, _IN_UDP, _IN_ECHO, _IN_CLOSE, _LISTS, _NONE, _BUCKETS, _REAP

@@ -19,28 +19,26 @@ addresses and ports makes a guest's flows collide more often than chance.
 
 from array import array
 
-FLOWS = 32768
-SYN_SECONDS = 60.0
-TCP_SECONDS = 300.0
-UDP_SECONDS = 30.0
-ECHO_SECONDS = 30.0
-CLOSE_SECONDS = 10.0
-
-OPENED = 0
-NOT_A_START = 1
-FULL = 2
-
-ICMP = 1
-TCP = 6
-UDP = 17
-ECHO_REPLY = 0
-ECHO_REQUEST = 8
-
-FIN = 0x01
-SYN = 0x02
-RST = 0x04
-ACK = 0x10
-FLAGS = 0x3F
+from softnet.core.numbers import (
+    ACK,
+    CLOSE_SECONDS,
+    ECHO_REQUEST,
+    ECHO_SECONDS,
+    FIN,
+    FLAGS,
+    FLOWS,
+    FULL,
+    ICMP,
+    NOT_A_START,
+    OPENED,
+    RST,
+    SYN,
+    SYN_SECONDS,
+    TCP,
+    TCP_SECONDS,
+    UDP,
+    UDP_SECONDS,
+)
 
 # State bits of a flow; the lowest is the direction of the side that opened it.
 _OPENER = 1

@@ -11,17 +11,9 @@ protocol and port. Only TCP and UDP have ports.
 from array import array
 from collections.abc import Sequence
 
+from softnet.core.numbers import NO_PORT, PORT_RULES, ROOT, TCP_BIT, UDP_BIT, UNDECIDED
 from softnet.core.prefix import Table
 from softnet.core.reasons import FRAGMENT
-
-PORT_RULES = 256
-UNDECIDED = 255
-ROOT = 0xFFFFFFFF
-NODES = 1 << 15
-NO_PORT = 0x10000
-
-TCP_BIT = 1
-UDP_BIT = 2
 
 
 def port_key(node: int, protocol: int, port: int) -> int:
