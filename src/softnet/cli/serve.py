@@ -13,17 +13,21 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from types import FrameType
 
 from softnet import privilege
 from softnet.cli import COMMANDS, complain, options
 from softnet.config import Settings
 from softnet.core.filter import Filter
+from softnet.core.lease import LeaseEvent
 from softnet.core.reasons import FROM_VM, TO_VM
 from softnet.errors import UplinkError
+from softnet.expose import Relay, filter_ports
 from softnet.forwarder import UPLINK_GONE, Forwarder
 from softnet.links import Link, attach
 from softnet.policy import compile_policy
+from softnet.uplinks import Publisher, Uplink
 from softnet.uplinks.select import PRIVILEGED, open_uplink
 
 USAGE = """softnet --vm-fd N --vm-mac-address MAC [options]
@@ -82,20 +86,34 @@ def serve(
     """
     stop = _Stop()
     who = privilege.identity(settings.user, settings.group)
-    vm = open_vm()
-    try:
-        uplink = open_uplink(settings, settings.policy)
-        try:
-            table = compile_policy(settings.policy, uplink.facts)
-            mtu = min(settings.mtu, uplink.mtu)
-            judge = Filter(settings.vm_mac, mtu, table, uplink.facts.gateway, uplink.facts.gateway_mac)
-            forwarder = Forwarder(judge, vm, uplink.link, _slot(mtu))
-            privilege.drop(who)
-            return _forward(forwarder, stop, supervisor, summary)
-        finally:
-            uplink.close()
-    finally:
-        vm.close()
+    with ExitStack() as undo:
+        vm = undo.enter_context(closing(open_vm()))
+        uplink = undo.enter_context(closing(open_uplink(settings, settings.policy)))
+        relay = undo.enter_context(closing(Relay(settings.expose if uplink.publisher is None else ())))
+        forwarder = _compose(settings, vm, uplink)
+        privilege.drop(who)
+        relay.attach(forwarder)
+        publisher = relay if uplink.publisher is None else uplink.publisher
+        forwarder.listeners.append(lambda event: _follow_lease(publisher, event))
+        return _forward(forwarder, stop, supervisor, summary)
+
+
+def _compose(settings: Settings, vm: Link, uplink: Uplink) -> Forwarder:
+    """The filter between the two links."""
+    facts = uplink.facts
+    mtu = min(settings.mtu, uplink.mtu)
+    table = compile_policy(settings.policy, facts)
+    judge = Filter(settings.vm_mac, mtu, table, facts.gateway, facts.gateway_mac)
+    judge.expose(filter_ports(settings.expose))
+    return Forwarder(judge, vm, uplink.link, _slot(mtu))
+
+
+def _follow_lease(publisher: Publisher, event: LeaseEvent) -> None:
+    """Exposed ports lead to the leased address, and to nobody without a lease."""
+    if event.kind == "lost":
+        publisher.withdraw()
+    else:
+        publisher.publish(event.lease.address)
 
 
 def _slot(mtu: int) -> int:

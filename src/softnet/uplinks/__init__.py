@@ -13,8 +13,19 @@ from softnet.links import Link
 from softnet.policy import Facts
 
 
+class Publisher(Protocol):
+    """Makes the exposed ports lead to an address, or to nobody."""
+
+    def publish(self, address: int) -> None: ...
+
+    def withdraw(self) -> None: ...
+
+
 class Uplink(Protocol):
-    """`link` carries the frames, `facts` is what the policy is compiled with."""
+    """`link` carries the frames, `facts` is what the policy is compiled with.
+
+    `publisher` is for uplinks whose own network stack exposes ports; None leaves it to Softnet.
+    """
 
     @property
     def link(self) -> Link: ...
@@ -24,5 +35,8 @@ class Uplink(Protocol):
 
     @property
     def mtu(self) -> int: ...
+
+    @property
+    def publisher(self) -> Publisher | None: ...
 
     def close(self) -> None: ...

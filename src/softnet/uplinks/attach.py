@@ -12,6 +12,8 @@ from softnet.policy import Facts, Policy
 class AttachedUplink:
     """A link that was given to us; closing it is all there is to undo."""
 
+    publisher = None
+
     def __init__(self, link: Link, facts: Facts, mtu: int) -> None:
         self.link = link
         self.facts = facts

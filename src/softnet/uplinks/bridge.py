@@ -29,6 +29,8 @@ NAME_TRIES = 16
 class BridgeUplink:
     """See `softnet.uplinks.Uplink`. `name` is the TAP's."""
 
+    publisher = None
+
     def __init__(self, settings: Settings, policy: Policy) -> None:
         bridge = settings.uplink.argument
         if settings.net_type == HOST_ONLY:

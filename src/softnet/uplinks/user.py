@@ -34,8 +34,20 @@ ENDING_SECONDS = 0.5
 COMPLAINT_BYTES = 4096
 
 
+class PasstPorts:
+    """passt listens on the exposed ports as long as it runs, and refuses while the VM does not answer."""
+
+    def publish(self, address: int) -> None:
+        """Nothing to do: the address is the one that passt gave."""
+
+    def withdraw(self) -> None:
+        """Nothing to do: without its address the VM does not answer, and passt ends the connection."""
+
+
 class UserUplink:
     """See `softnet.uplinks.Uplink`. Owns the passt process."""
+
+    publisher = PasstPorts()
 
     def __init__(self, settings: Settings, policy: Policy) -> None:
         if settings.net_type == HOST_ONLY:

@@ -24,6 +24,8 @@ from softnet.uplinks.vmnet.rules import Forward, Forwards
 class VmnetUplink:
     """An open interface: its link, what is true about its network, and its port forwarding rules."""
 
+    publisher = None
+
     def __init__(self, interface: Interface, host_addresses: tuple[int, ...]) -> None:
         self._interface = interface
         self._forwards: Forwards | None = None
