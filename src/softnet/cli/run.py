@@ -161,11 +161,18 @@ def _start_command(program: str, words: list[str], card: socket.socket) -> int:
     if pid:
         return pid
     try:
+        who = privilege.asker()
+        if (
+            who is not None and os.geteuid() == 0
+        ):  # a rule in sudoers lets its users run Softnet as root, not COMMAND
+            privilege.assume(who)
         _die_with(parent)
         card.set_inheritable(True)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [*PASSED_ON, signal.SIGCHLD])
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it; COMMAND should not inherit that
         os.execv(program, words)
+    except SoftnetError as error:
+        complain(str(error))
     except OSError as error:
         complain(f"{program}: {error.strerror}; check that it is a program for this machine")
     finally:

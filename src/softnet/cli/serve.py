@@ -10,10 +10,11 @@ put a socket there.
 import argparse
 import gc
 import os
+import select
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from types import FrameType
 
 from softnet import privilege
@@ -26,6 +27,7 @@ from softnet.errors import UplinkError
 from softnet.expose import Relay, filter_ports
 from softnet.forwarder import UPLINK_GONE, Forwarder
 from softnet.links import Link, attach
+from softnet.links.listen import Listener, listen_path
 from softnet.policy import compile_policy
 from softnet.uplinks import Publisher, Uplink
 from softnet.uplinks.select import PRIVILEGED, open_uplink
@@ -39,18 +41,31 @@ ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SLOT_ALIGNMENT = 64
 ETHERNET_HEADER = 14
 
+VmSource = Link | Listener
+
 
 def main(argv: Sequence[str]) -> int:
     words = list(argv)
     chosen = _parser().parse_args(words)
-    fd = options.number("--vm-fd", chosen.vm_fd, 0, options.MAX_DESCRIPTOR)
+    if (chosen.vm_fd is None) == (chosen.vm_socket is None):
+        raise options.UsageError("give one of --vm-fd and --vm-socket; see softnet --help")
     settings = options.settings_from(chosen, options.vm_mac("--vm-mac-address", chosen.vm_mac_address))
     if chosen.sudo_escalation_probing:
         return 0 if os.geteuid() == 0 else 1
     privilege.check_installation()
-    attach.check_fd("--vm-fd", fd)
+    source = _vm_source(chosen, settings)
     privilege.acquire(words, settings.uplink.kind in PRIVILEGED)
-    return serve(settings, lambda: attach.open_fd("--vm-fd", fd), _supervisor(chosen), chosen.summary)
+    return serve(settings, source, _supervisor(chosen), chosen.summary)
+
+
+def _vm_source(chosen: argparse.Namespace, settings: Settings) -> Callable[[], VmSource]:
+    """What opens the VM's side; a descriptor is looked at now, before anything is changed."""
+    if chosen.vm_fd is not None:
+        fd = options.number("--vm-fd", chosen.vm_fd, 0, options.MAX_DESCRIPTOR)
+        attach.check_fd("--vm-fd", fd)
+        return lambda: attach.open_fd("--vm-fd", fd)
+    who = privilege.asker() or privilege.identity(settings.user, settings.group)
+    return lambda: listen_path("--vm-socket", chosen.vm_socket, who.uid, who.gid)
 
 
 def _commands() -> str:
@@ -61,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = options.new_parser("softnet", USAGE, DESCRIPTION)
     parser.epilog = _commands()
     add = parser.add_argument
-    add("--vm-fd", metavar="N", required=True, help="the VM's frames: a connected AF_UNIX socket")
+    add("--vm-fd", metavar="N", help="the VM's frames: a connected AF_UNIX socket")
+    add("--vm-socket", metavar="PATH", help="or where it connects: stream:PATH (QEMU), dgram:PATH (vfkit)")
     add("--vm-mac-address", metavar="MAC", required=True, help="the only MAC address the VM may use")
     options.add_network_options(parser)
     return parser
@@ -77,7 +93,7 @@ def _supervisor(chosen: argparse.Namespace) -> socket.socket | None:
 
 
 def serve(
-    settings: Settings, open_vm: Callable[[], Link], supervisor: socket.socket | None, summary: bool
+    settings: Settings, open_vm: Callable[[], VmSource], supervisor: socket.socket | None, summary: bool
 ) -> int:
     """Runs one filter and returns the exit code.
 
@@ -87,11 +103,15 @@ def serve(
     stop = _Stop()
     who = privilege.identity(settings.user, settings.group)
     with ExitStack() as undo:
-        vm = undo.enter_context(closing(open_vm()))
+        source = undo.enter_context(closing(open_vm()))
         uplink = undo.enter_context(closing(open_uplink(settings, settings.policy)))
         relay = undo.enter_context(closing(Relay(settings.expose if uplink.publisher is None else ())))
-        forwarder = _compose(settings, vm, uplink)
         privilege.drop(who)
+        vm = _await_vm(source, stop) if isinstance(source, Listener) else source
+        if vm is None:
+            return 0
+        undo.enter_context(closing(vm))
+        forwarder = _compose(settings, vm, uplink)
         relay.attach(forwarder)
         publisher = relay if uplink.publisher is None else uplink.publisher
         forwarder.listeners.append(lambda event: _follow_lease(publisher, event))
@@ -149,34 +169,49 @@ def _end_of_supervisor(supervisor: socket.socket, forwarder: Forwarder) -> None:
         forwarder.stop()
 
 
+def _await_vm(listener: Listener, stop: "_Stop") -> Link | None:
+    """The VM's link once it has connected; None when a signal came first."""
+    poll = select.poll()
+    for descriptor in (listener.fileno(), stop.fileno()):
+        poll.register(descriptor, select.POLLIN)
+    while not stop.wanted:
+        poll.poll()
+        link = listener.accept()
+        if link is not None:
+            return link
+    return None
+
+
 class _Stop:
     """Signals that end Softnet, from before the uplink is opened: nothing is left half undone."""
 
     def __init__(self) -> None:
-        self._wanted = False
+        self.wanted = False
         self._forwarder: Forwarder | None = None
-        for number in ENDING_SIGNALS:
-            signal.signal(number, self._on_signal)
-
-    def attach(self, forwarder: Forwarder) -> None:
-        """From now on a signal wakes this loop; one that came before ends it at once."""
-        self._forwarder = forwarder
         self._reader, self._writer = socket.socketpair()
         for end in (self._reader, self._writer):
             end.setblocking(False)
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        forwarder.watch(self._reader.fileno(), self._drain)
-        if self._wanted:
+        for number in ENDING_SIGNALS:
+            signal.signal(number, self._on_signal)
+
+    def fileno(self) -> int:
+        """Readable when a signal has come."""
+        return self._reader.fileno()
+
+    def attach(self, forwarder: Forwarder) -> None:
+        """From now on a signal ends this loop; one that came before does so at once."""
+        self._forwarder = forwarder
+        forwarder.watch(self.fileno(), self._drain)
+        if self.wanted:
             forwarder.stop()
 
     def _drain(self, _now: float) -> None:
-        try:
+        with suppress(BlockingIOError):
             self._reader.recv(4096)
-        except BlockingIOError:
-            return
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self._wanted = True
+        self.wanted = True
         if self._forwarder is not None:
             self._forwarder.stop()
 
