@@ -57,11 +57,12 @@ class MemoryLink(BaseLink):
             return failure
         if self._peer is None:
             return errno.EPIPE
-        if batch.length[index] > batch.slot:
+        frame = batch.frame(index)
+        if len(frame) < batch.length[index]:
             return errno.EMSGSIZE
         if len(self._peer._waiting) >= self._capacity:
             return errno.EAGAIN
-        self._peer._arrive(batch.frame(index))
+        self._peer._arrive(frame)
         return 0
 
     def _arrive(self, frame: bytes) -> None:
