@@ -115,6 +115,7 @@ def serve(
         relay.attach(forwarder)
         publisher = relay if uplink.publisher is None else uplink.publisher
         forwarder.listeners.append(lambda event: _follow_lease(publisher, event))
+        privilege.confine()
         return _forward(forwarder, stop, supervisor, summary)
 
 
