@@ -49,6 +49,14 @@ def confine(
     return ("rlimits",)
 
 
+def loaded_libraries() -> list[str]:
+    """Absolute paths of every image that dyld has loaded. The system's own have no file: they are safe."""
+    dyld = ctypes.CDLL(None)
+    dyld._dyld_get_image_name.restype = ctypes.c_char_p
+    names = [dyld._dyld_get_image_name(index) for index in range(dyld._dyld_image_count())]
+    return [os.fsdecode(name) for name in names if name]
+
+
 def _verify(identity: Identity) -> None:
     claims = {
         "uid": os.getuid() == os.geteuid() == identity.uid,

@@ -1,9 +1,9 @@
 """Whatever runs as root must be changeable by root alone; here that is checked, path by path.
 
 Judged are the interpreter, the program, the environment's `pyvenv.cfg`, every folder that modules can
-be imported from, every file they were imported from, and each parent folder and symbolic link on
-the way to them. *Safe* means owned by root and writable neither by its group nor by others; a sticky
-folder such as /tmp is not safe.
+be imported from, every file they were imported from, every library that is loaded, and each parent
+folder and symbolic link on the way to them. *Safe* means owned by root and writable neither by its
+group nor by others; a sticky folder such as /tmp is not safe.
 
 It catches an installation that should not have been made (a checkout or a Homebrew prefix in
 sudoers). It cannot catch code that has been exchanged already, which would not ask: for that, the
@@ -20,6 +20,11 @@ import sys
 from collections.abc import Callable
 
 from softnet.privilege.accounts import PrivilegeError, is_for_root
+
+if sys.platform == "darwin":
+    from softnet.privilege.darwin import loaded_libraries
+else:
+    from softnet.privilege.linux import loaded_libraries
 
 MAX_LINKS = 40  # the kernel's own limit on one path
 
@@ -43,7 +48,8 @@ def running_code() -> list[str]:
     loaded = list(sys.modules.values())
     files = [getattr(module, name, None) for module in loaded for name in ("__file__", "__cached__")]
     started = [sys.executable, sys.argv[0], os.path.join(sys.prefix, "pyvenv.cfg")]
-    return [os.path.join(os.getcwd(), path) for path in (*started, *sys.path, *filter(None, files))]
+    paths = (*started, *sys.path, *filter(None, files), *loaded_libraries())
+    return [os.path.join(os.getcwd(), path) for path in paths]
 
 
 def first_unsafe(paths: list[str], unsafe: Judge) -> str | None:

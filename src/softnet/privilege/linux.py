@@ -116,6 +116,13 @@ def confine(
     return tuple(name for name, holds in measures.items() if holds)
 
 
+def loaded_libraries() -> list[str]:
+    """Absolute paths of every executable file that is mapped: interpreter, extensions, libraries."""
+    with open("/proc/self/maps") as maps:
+        fields = [line.split(None, 5) for line in maps]
+    return sorted({each[5].rstrip() for each in fields if "x" in each[1] and each[5:] and each[5][0] == "/"})
+
+
 def _code() -> list[str]:
     """Where modules that are imported late, and the libraries they link to, come from."""
     return [*(path for path in sys.path if path.startswith("/")), *LIBRARIES]

@@ -28,7 +28,7 @@ DONE = "--sudo-escalation-done"
 KEPT_ENVIRONMENT = "SENTRY_DSN,CIRRUS_SENTRY_TAGS"
 FIRST_CLOSED = 3
 FREE_SLOTS = (0, 1)
-DESCRIPTOR_OPTIONS = {"--vm-fd": "", "--control-fd": "", "--uplink": "fd="}
+DESCRIPTOR_OPTIONS = {"--vm-fd": "", "--control-fd": "", "--supervisor-fd": "", "--uplink": "fd="}
 
 
 class Descriptor(NamedTuple):
