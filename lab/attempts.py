@@ -126,9 +126,7 @@ def spoof_gateway(me: Station, other: Station, token: bytes) -> list[bytes]:
 
 def offer_addresses(me: Station, other: Station, token: bytes) -> list[bytes]:
     identifier = wire.option(wire.OPTION_SERVER, socket.inet_aton(me.address))
-    offer = wire.dhcp(
-        wire.OFFER, other.mac, identifier, yiaddr=other.address, server=me.address, sname=token
-    )
+    offer = wire.dhcp(wire.OFFER, other.mac, identifier, yiaddr=other.address, server=me.address, sname=token)
     segment = wire.udp(wire.DHCP_SERVER, wire.DHCP_CLIENT, offer)
     packet = wire.ipv4(me.address, wire.EVERYBODY, wire.UDP, segment)
     return [wire.ethernet(mac, me.mac, wire.IPV4, packet) for mac in (wire.BROADCAST, other.mac)]
@@ -159,9 +157,7 @@ def advertise_router(me: Station, other: Station, token: bytes) -> list[bytes]:
 
 def route_by_source(me: Station, other: Station, token: bytes) -> list[bytes]:
     """To the gateway, which is allowed, and from there to the LAN, which is not."""
-    return [
-        to_gateway(me, datagram(me, me.address, me.gateway, token, wire.source_route(LAN_HOST)))
-    ]
+    return [to_gateway(me, datagram(me, me.address, me.gateway, token, wire.source_route(LAN_HOST)))]
 
 
 def starving(compose: Callable[[Station, bytes], tuple[bytes, int]]) -> Perform:

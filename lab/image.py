@@ -5,7 +5,7 @@ has to be decompressed under emulation. Modules lose their appended signature, s
 does not check RSA at boot. Everything is kept in `.cache/vm`: the kernel until the folder is
 removed, the initramfs and the measuring tool until one of their inputs changes.
 
-Needs apt-get with package lists, dpkg-deb, lz4, busybox-static, gcc and libc6-dev
+Needs apt-get, dpkg-deb, lz4, busybox-static, gcc and libc6-dev
 (`scripts/setup.sh demo`).
 """
 
@@ -70,23 +70,28 @@ def _kernel() -> Path:
     ready = sorted(CACHE.glob("kernel-*/vmlinux"))
     if ready:
         return ready[-1].parent
-    package = _kernel_package()
-    folder, work = CACHE / f"kernel-{package}", CACHE / "kernel.new"
+    work = CACHE / "kernel.new"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
-    _run("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", package, cwd=work)
-    [archive] = work.glob("*.deb")
+    try:
+        archive = _download(work)
+    except ImageError:
+        _run("apt-get", "-qq", "update")  # the package lists were missing, or older than the archive
+        archive = _download(work)
+    folder = CACHE / f"kernel-{archive.name.partition('_')[0]}"
     _unpack_kernel(archive, work)
     archive.unlink()
     work.rename(folder)
     return folder
 
 
-def _kernel_package() -> str:
+def _download(folder: Path) -> Path:
+    """The package that the meta package stands for today."""
     found = re.search(r"Depends: (linux-image-\S+)", _run("apt-cache", "depends", META_PACKAGE))
     if not found:
-        raise ImageError(f"apt knows no {META_PACKAGE}: run scripts/setup.sh demo (Debian, amd64)")
-    return found[1]
+        raise ImageError(f"apt knows no {META_PACKAGE}: the guest is built on Debian, amd64")
+    _run("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", found[1], cwd=folder)
+    return next(folder.glob("*.deb"))
 
 
 def _unpack_kernel(archive: Path, folder: Path) -> None:
@@ -188,7 +193,7 @@ def _run(*command: str, cwd: Path | None = None) -> str:
         raise ImageError(f"{command[0]} is missing: run scripts/setup.sh demo") from None
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ImageError(f"{' '.join(command)}: {last}; run scripts/setup.sh demo, then try again")
+        raise ImageError(f"{' '.join(command)}: {last}")
     return done.stdout
 
 

@@ -108,4 +108,3 @@ class Namespace:
 
     def close(self) -> None:
         os.close(self._fd)
-

@@ -145,12 +145,17 @@ def packet_socket(namespace: Namespace) -> socket.socket:
     return tap
 
 
+def content(length: int) -> bytes:
+    """Bytes in which a missing, doubled or swapped part shows."""
+    return b"".join(number.to_bytes(4) for number in range(-(-length // 4)))[:length]
+
+
 class Page(http.server.BaseHTTPRequestHandler):
     """Any page there is; `/bytes/N` is N bytes long."""
 
     def do_GET(self) -> None:
         _, _, count = self.path.partition("/bytes/")
-        body = bytes(int(count)) if count.isdigit() else b"hello\n"
+        body = content(int(count)) if count.isdigit() else b"hello\n"
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

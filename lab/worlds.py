@@ -29,9 +29,20 @@ OTHER_VM = "other VM"
 POOL_SIZE = 24
 POLL_SECONDS = 0.05
 DHCP_CLIENT = "udhcpc -i eth0 -f -q -n -t 3 -T 1"
-# The program under test is the `softnet` that this Python imports, built or not.
+# The program under test is the `softnet` that this Python imports, built or not. Root asks for it, even
+# though the lab was started through sudo: COMMAND stays root's, and may connect to the lab's console.
 PYTHONPATH = Path(softnet.__file__).resolve().parent.parent
-SOFTNET = ("env", f"PYTHONPATH={PYTHONPATH}", sys.executable, "-m", "softnet")
+SOFTNET = (
+    "env",
+    "-u",
+    "SUDO_UID",
+    "-u",
+    "SUDO_GID",
+    f"PYTHONPATH={PYTHONPATH}",
+    sys.executable,
+    "-m",
+    "softnet",
+)
 
 
 class Station(NamedTuple):
@@ -143,12 +154,13 @@ class PlainBridge(World):
         self._undo.callback(lambda: netns.stop(self._dnsmasq))
 
     def _start_dnsmasq(self) -> None:
+        """As a debugger would: a dnsmasq that changes its identity would outlive a lab that was killed."""
         last = 100 + POOL_SIZE - 1
         self._dnsmasq = self.stage.host.popen([
-            "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--user=root", "--pid-file=",
+            "dnsmasq", "--no-daemon", "--conf-file=/dev/null",
             "--interface=br0", "--bind-interfaces", "--no-resolv", "--no-hosts", f"--server={ROUTER}",
             f"--dhcp-range=10.99.0.100,10.99.0.{last},1h", "--dhcp-authoritative", "--no-ping",
-            "--dhcp-leasefile=/dev/null", "--log-facility=/dev/null",
+            "--dhcp-leasefile=/dev/null",
         ])  # fmt: skip
 
     def refill(self) -> None:
@@ -169,11 +181,14 @@ class BehindSoftnet(World):
     options: Sequence[str] = ()
 
     def attach(self, name: str, image: Image, mac: str) -> Guest:
-        return softnet_guest(self.stage, name, image, "--uplink", "nat", "--vm-mac-address", mac, *self.options)
+        return softnet_guest(
+            self.stage, name, image, "--uplink", "nat", "--vm-mac-address", mac, *self.options
+        )
 
     def verdicts(self) -> Counter[str]:
         """What Softnet says it did with the attacker's frames: its answer to SIGUSR1."""
         return verdicts_of(self.attacker)
+
 
 def softnet_guest(stage: Stage, name: str, image: Image, *options: str) -> Guest:
     """A VM as the command of `softnet run` on the stage's host; `--stream` picks QEMU's other socket."""
