@@ -41,9 +41,11 @@ static bool open_unix(struct wire *wire, const char *path) {
   struct sockaddr_un address = {.sun_family = AF_UNIX};
   snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
   unlink(path);
+  int small = 32 << 10; /* so that a peer that does not read is soon a full queue, whatever the host's settings */
   strcpy(wire->name, "unix");
   wire->is_unix = true;
   wire->fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  setsockopt(wire->fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
   return wire->fd >= 0 && !bind(wire->fd, (void *)&address, sizeof address);
 }
 

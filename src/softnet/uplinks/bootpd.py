@@ -61,7 +61,7 @@ def _merge(path: str, seconds: int, ignore_client_id: bool) -> bool:
     if all(key in bootpd and bootpd[key] == value for key, value in wanted.items()):
         return False
     bootpd.update(wanted)
-    _replace(path, preferences, status)
+    _replace(path, _write_out(path, preferences), status)
     return True
 
 
@@ -71,11 +71,13 @@ def _load(path: str) -> tuple[dict[str, Any], os.stat_result | None]:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return {}, None
-    with open(fd, "rb") as file:
+    try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE:
             raise _unreadable(path, "not a regular file of sensible size")
-        return _parse(path, file.read()), status
+        return _parse(path, os.read(fd, MAX_FILE)), status
+    finally:
+        os.close(fd)
 
 
 def _parse(path: str, text: bytes) -> dict[str, Any]:
@@ -94,9 +96,16 @@ def _unreadable(path: str, why: str) -> UplinkError:
     return UplinkError(f"{path}: {why}; move it away and macOS makes a new one")
 
 
-def _replace(path: str, preferences: dict[str, Any], status: os.stat_result | None) -> None:
+def _write_out(path: str, preferences: dict[str, Any]) -> bytes:
     import plistlib
 
+    try:
+        return plistlib.dumps(preferences)
+    except (TypeError, ValueError, OverflowError) as error:  # a binary file may hold what XML cannot
+        raise _unreadable(path, f"cannot be written as XML ({type(error).__name__})") from None
+
+
+def _replace(path: str, content: bytes, status: os.stat_result | None) -> None:
     new = path + "-new"
     with suppress(FileNotFoundError):
         os.unlink(new)
@@ -106,7 +115,7 @@ def _replace(path: str, preferences: dict[str, Any], status: os.stat_result | No
             if status is not None:
                 os.fchown(fd, status.st_uid, status.st_gid)
             os.fchmod(fd, 0o644 if status is None else stat.S_IMODE(status.st_mode))
-            plistlib.dump(preferences, file)
+            file.write(content)
             file.flush()
             os.fsync(fd)
         os.rename(new, path)

@@ -1,0 +1,1 @@
+"""A twin of vmnet.framework for Linux, in C, and what tests need to run on it."""
