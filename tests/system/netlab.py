@@ -5,7 +5,8 @@
         lab.cable(host, "eth0", "192.0.2.2/24", internet, "eth0", "192.0.2.1/24")
         host.ip("route add default via 192.0.2.1")
         vm = lab.vm("vm", mac="02:00:00:00:00:0a")   # vm.fd is what `--vm-fd` wants
-        softnet = host.start(PYTHON, "-m", "softnet", "--vm-fd", str(vm.fd), ..., pass_fds=[vm.fd])
+        softnet = lab.softnet(host, vm, "--uplink", "nat")   # ready when this returns
+        assert vm.lease()["ip"] and vm.pings("192.0.2.1")
 
 Everything carries the prefix `snt<pid>-` and disappears with the lab: processes of its namespaces are
 killed, namespaces and their devices deleted. Nothing of the machine's own network is touched: even
@@ -23,6 +24,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -248,10 +250,6 @@ class Vm(Namespace):
     def _to_tap(self) -> None:
         os.write(self._tap, self._near.recv(65536))
 
-    def drop_far(self) -> None:
-        """Closes this process's copy of the hypervisor's side, once a child has inherited it."""
-        self.far.close()
-
     def unplug(self) -> None:
         """The VM ends: the pump stops and its side of the socket pair closes."""
         if self._stopped >= 0:
@@ -263,15 +261,78 @@ class Vm(Namespace):
             os.close(self._tap)
             os.close(self._stop)
 
-    def use_address(self, address: str, gateway: str | None, prefix: int = 20) -> None:
-        """Configures `eth0` by hand, with the gateway as the default router."""
-        self.ip(f"address replace {address}/{prefix} dev eth0")
-        if gateway is not None:
-            self.ip(f"route replace default via {gateway}")
+    def lease(self) -> dict[str, str]:
+        """Gets a lease with busybox' client, configures `eth0` by it, and returns what the client was told.
+
+        Keys are udhcpc's: ip, mask (a prefix length), router, dns, serverid, lease, mtu, ...
+        """
+        with tempfile.NamedTemporaryFile("w", prefix="snt-", suffix=".sh", delete=False) as script:
+            script.write('#!/bin/sh\n[ "$1" != bound ] || env\n')
+        try:
+            os.chmod(script.name, 0o700)
+            wishes = [word for option in ("mtu", "broadcast", "dns", "router") for word in ("-O", option)]
+            client = ("busybox", "udhcpc", "-i", "eth0", "-f", "-n", "-q", "-t", "5", "-T", "1")
+            told = self.run(*client, *wishes, "-s", script.name).stdout
+        finally:
+            os.unlink(script.name)
+        lease = dict(line.split("=", 1) for line in told.splitlines() if "=" in line)
+        self.ip(f"address flush dev eth0\naddress add {lease['ip']}/{lease['mask']} dev eth0")
+        if "router" in lease:
+            self.ip(f"route replace default via {lease['router'].split()[0]}")
+        return lease
 
     def close(self) -> None:
         self.unplug()
         super().close()
+
+
+def program(*arguments: str) -> tuple[str, ...]:
+    """Python with this checkout's sources, as an argv: `program("-m", "softnet", ...)`."""
+    return ("env", f"PYTHONPATH={SOURCE}", PYTHON, "-P", *arguments)
+
+
+class Softnet:
+    """A running Softnet; ready when made. AssertionError with what it wrote when it does not get so far."""
+
+    def __init__(self, host: Namespace, vm: Vm, *options: str, wrapper: Sequence[str] = ()) -> None:
+        ours, theirs = socket.socketpair()
+        self._errors = tempfile.TemporaryFile("w+", prefix="snt-")  # noqa: SIM115 - closed by `stop`
+        words = ("-m", "softnet", "--vm-fd", str(vm.fd), "--vm-mac-address", vm.mac_address)
+        drop = () if "--user" in options else ("--user", "nobody")
+        self.process = host.start(
+            *wrapper,
+            *program(*words, "--supervisor-fd", str(theirs.fileno()), *drop, *options),
+            pass_fds=[vm.fd, theirs.fileno()],
+            stderr=self._errors,
+        )
+        theirs.close()
+        self._supervisor = ours
+        ours.settimeout(20)
+        try:
+            is_ready = bool(ours.recv(1))
+        except TimeoutError:
+            self.process.kill()
+            is_ready = False
+        if not is_ready:
+            raise AssertionError(f"softnet ended with {self.process.wait(10)}: {self.errors()}")
+
+    def errors(self) -> str:
+        """What it wrote to standard error so far."""
+        self._errors.seek(0)
+        return self._errors.read()
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ends it with a signal and returns the exit code."""
+        self.process.send_signal(number)
+        status = self.process.wait(10)
+        self._supervisor.close()
+        return status
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.stop(signal.SIGKILL)
+        self._supervisor.close()
+        self._errors.close()
 
 
 Kept = TypeVar("Kept", bound=Namespace)
@@ -285,6 +346,7 @@ class Lab:
     def __init__(self) -> None:
         self._prefix = f"snt{os.getpid()}-{next(self._numbers)}-"
         self._namespaces: list[Namespace] = []
+        self._programs: list[Softnet] = []
 
     def __enter__(self) -> Self:
         return self
@@ -292,6 +354,8 @@ class Lab:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        while self._programs:
+            self._programs.pop().close()
         while self._namespaces:
             self._namespaces.pop().close()
 
@@ -314,11 +378,12 @@ class Lab:
                 namespace.ip(f"address add {wanted} dev {name}")
             namespace.ip(f"link set {name} up")
 
+    def softnet(self, host: Namespace, vm: Vm, *options: str, wrapper: Sequence[str] = ()) -> Softnet:
+        """Starts the program of this checkout for `vm`; `wrapper` is put before its command line."""
+        running = Softnet(host, vm, *options, wrapper=wrapper)
+        self._programs.append(running)
+        return running
+
     def _keep(self, namespace: Kept) -> Kept:
         self._namespaces.append(namespace)
         return namespace
-
-
-def softnet(*options: str) -> Sequence[str]:
-    """The program from this checkout, interpreted, as an argv."""
-    return ("env", f"PYTHONPATH={SOURCE}", PYTHON, "-P", "-m", "softnet", *options)

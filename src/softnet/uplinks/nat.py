@@ -346,6 +346,8 @@ class NatLink:
 class NatUplink:
     """See `softnet.uplinks.Uplink`. `name` is the TAP's, `address` what the VM will be given."""
 
+    publisher = None
+
     def __init__(self, settings: Settings, policy: Policy) -> None:
         self._undo: list[Nftables | Forwarding | TapLink] = []
         pool = _pool(settings)
@@ -411,9 +413,17 @@ class NatUplink:
 def _give_notices(nft: Nftables, dns: Sequence[int]) -> None:
     if not dns:
         _notice("no DNS server of this host can be reached from a VM; name one with --dns ADDRESS")
-    dropped = host.forward_notice(nft.run)
+    dropped = host.forward_notice(lambda command: _listing(nft, command))
     if dropped is not None:
         _notice(dropped)
+
+
+def _listing(nft: Nftables, command: str) -> str:
+    """A ruleset of the host, or nothing where libnftables cannot make sense of it."""
+    try:
+        return nft.run(command)
+    except UplinkError:
+        return ""
 
 
 def _notice(text: str) -> None:
