@@ -27,6 +27,7 @@ ABSTRACT_NAMES = sys.platform.startswith("linux")
 GREETING = b"VFKT"  # vfkit's and libkrun's first datagram, which tells a server their address
 
 _WANTED = "pass the number of a connected AF_UNIX datagram or stream socket"
+_KINDS = {stat.S_IFREG: "a file", stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device"}
 _LINUX_FORCE = {socket.SO_SNDBUF: 32, socket.SO_RCVBUF: 33}  # SO_SNDBUFFORCE, SO_RCVBUFFORCE
 
 
@@ -128,13 +129,7 @@ def _problem(sock: socket.socket) -> str:
 
 
 def _kind(mode: int) -> str:
-    if stat.S_ISREG(mode):
-        return "a file"
-    if stat.S_ISDIR(mode):
-        return "a directory"
-    if stat.S_ISFIFO(mode):
-        return "a pipe"
-    return "a terminal or another device" if stat.S_ISCHR(mode) else "something else"
+    return _KINDS.get(stat.S_IFMT(mode), "something else")
 
 
 def link_of(sock: socket.socket, name: SocketFile | None = None) -> Link:

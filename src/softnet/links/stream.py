@@ -46,8 +46,9 @@ class StreamLink(BaseLink):
         batch.clear()
         if self._left:
             self._split_left(batch)
-        if not (batch.count or self._framing.broken):
-            self._read(batch)
+        more = True
+        while more and not (batch.count or self._framing.broken):
+            more = self._read(batch)
         if self._framing.broken and not batch.count:
             raise LinkClosed("the other side announced a frame longer than any MTU allows")
         return batch.count
@@ -63,8 +64,11 @@ class StreamLink(BaseLink):
             self._left = self._left[used:]
         self._look_ahead(batch)
 
-    def _read(self, batch: Batch) -> None:
-        """Behind what is left of the last read, which is less than a frame, as much as there is room for."""
+    def _read(self, batch: Batch) -> bool:
+        """Behind what is left of the last read, which is less than a frame, as much as there is room for.
+
+        True when that much came, so that there may be more.
+        """
         data = memoryview(batch.arena)
         before = len(self._left)
         data[:before] = self._left
@@ -75,11 +79,13 @@ class StreamLink(BaseLink):
         if not got:
             where = " inside a frame" if before or self._framing.unfinished else ""
             raise LinkClosed(f"the other side closed the stream{where}")
-        if got > 0:
-            end = before + got
-            used = self._framing.split(batch.data, batch, end)
-            self._left = memoryview(bytes(data[used:end]))
-            self._look_ahead(batch)
+        if got < 0:
+            return False
+        end = before + got
+        used = self._framing.split(batch.data, batch, end)
+        self._left = memoryview(bytes(data[used:end]))
+        self._look_ahead(batch)
+        return end == len(data)
 
     def _look_ahead(self, batch: Batch) -> None:
         full = batch.count == batch.capacity and len(self._left) > 0
