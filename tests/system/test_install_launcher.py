@@ -74,7 +74,7 @@ def test_what_the_caller_prepared_is_replaced(launcher: Path) -> None:
     wanted = "SENTRY_DSN=http://key@localhost/1 CIRRUS_SENTRY_TAGS=a=b,c=d"
     found = answer(
         launcher,
-        f"cd /home/alice; umask 0; exec {AS_ALICE} env {evil} PATH=/home/alice {wanted} HOME=/home/alice IFS=x"
+        f"cd /home/alice; umask 0; exec {AS_ALICE} env {evil} PATH=/home/alice {wanted} IFS=x"
         " /usr/local/bin/softnet --vm-fd 0 '' 'a b'",
     )
     assert found["ids"] == [ALICE, 0, 0]

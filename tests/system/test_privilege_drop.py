@@ -104,6 +104,16 @@ def test_a_set_user_id_start_returns_to_its_user() -> None:
     assert answer["status"]["Groups"].split() == ["7", "8"]
 
 
+def test_a_set_user_id_start_is_root_in_full_until_then() -> None:
+    """access(2) and the programs that are started to set the network up go by the real uid."""
+    scene = "os.setgroups([7]); os.setresgid(4343, 4343, 4343); os.setresuid(4242, 0, 0); "
+    scene += "os.environ['SUDO_UID'] = '1'; privilege.acquire([], True); "
+    scene += "assert os.getresuid() == os.getresgid() == (0, 0, 0)"
+    answer = dropped(before=scene, after="privilege.asker()")
+    assert_nothing_kept(answer["status"], 4242, 4343)
+    assert answer["result"] == [4242, 4343, [7]]
+
+
 def test_every_way_back_is_shut() -> None:
     ways = """{way: attempt(*call) for way, call in {
         "setuid": (os.setuid, 0), "seteuid": (os.seteuid, 0), "setreuid": (os.setreuid, 0, 0),

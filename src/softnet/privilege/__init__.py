@@ -21,7 +21,7 @@ Systems differ in `linux` and `darwin`, which have the same functions.
 import os
 import sys
 
-from softnet.privilege.accounts import Identity, PrivilegeError, asker, identity
+from softnet.privilege.accounts import Identity, PrivilegeError, asker, identity, take_root
 from softnet.privilege.installation import check_installation
 
 if sys.platform == "darwin":
@@ -51,6 +51,7 @@ def acquire(argv: list[str], needs_root: bool) -> None:
     come back to the command line: with `--sudo-escalation-probing` and an effective uid of 0, end
     with 0 right after parsing; `--sudo-escalation-done` only tells this function not to try again.
     """
+    take_root()
     if needs_root and not has_net_admin() and os.geteuid() != 0:
         from softnet.privilege.sudo import escalate
 

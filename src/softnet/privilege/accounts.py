@@ -52,8 +52,25 @@ def own() -> Identity:
     return Identity(os.geteuid(), os.getegid(), tuple(os.getgroups()))
 
 
+_set_user_id_caller: Identity | None = None
+
+
+def take_root() -> None:
+    """After a set-user-ID start, be root with the real ids too, and remember whose they were.
+
+    access(2), and programs that are started now, go by the real ids.
+    """
+    global _set_user_id_caller
+    if os.geteuid() == ROOT and os.getuid() != ROOT:
+        _set_user_id_caller = caller()
+        os.setgid(ROOT)
+        os.setuid(ROOT)
+
+
 def caller() -> Identity:
     """The one on whose behalf this process runs; see the module's text for the order."""
+    if _set_user_id_caller is not None:
+        return _set_user_id_caller
     if os.getuid() != ROOT:
         return Identity(os.getuid(), os.getgid(), _real_groups())
     by_sudo = _environment_id("SUDO_UID")
@@ -72,7 +89,8 @@ def asker() -> Identity | None:
 
 def is_for_root() -> bool:
     """True when root asked for this process itself, and not through sudo as somebody else."""
-    return os.getuid() == ROOT and _environment_id("SUDO_UID") in (None, ROOT)
+    by_root = os.getuid() == ROOT and _set_user_id_caller is None
+    return by_root and _environment_id("SUDO_UID") in (None, ROOT)
 
 
 def _real_groups() -> tuple[int, ...]:
