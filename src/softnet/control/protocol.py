@@ -16,7 +16,7 @@ when it did not read UNSENT_LIMIT bytes of answers: they are dropped and nothing
 import json
 from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 LINE_LIMIT = 1 << 20
 UNSENT_LIMIT = 4 << 20
@@ -46,16 +46,36 @@ class _Object(dict[str, Any]):
     twice: frozenset[str] = frozenset()
 
 
+class Stream(Protocol):
+    """Bytes that follow an answer, for as long as the peer reads; `wake` tells that there are more."""
+
+    unsent: bytearray
+    wake: Callable[[], None]
+
+    def close(self) -> None: ...
+
+
+class Upgrade(NamedTuple):
+    """What a method returns to have the connection carry `stream` from its answer on."""
+
+    result: Any
+    stream: Stream
+
+
 Identifier = str | int | None
 Method = Callable[[dict[str, Any]], Any]
 
 
 class Channel:
-    """One peer. `unsent` holds the answers that wait to be written; `sent` removes what was."""
+    """One peer. `unsent` holds the answers that wait to be written; `sent` removes what was.
+
+    Once `stream` is set, nothing is answered any more: the connection belongs to it.
+    """
 
     def __init__(self, methods: Mapping[str, Method]) -> None:
         self.unsent = bytearray()
         self.dead = False
+        self.stream: Stream | None = None
         self._methods = methods
         self._received = bytearray()
         self._scanned = 0
@@ -76,7 +96,7 @@ class Channel:
         """Answers at most `most` of the lines received."""
         for _ in range(most):
             end = self._line_end()
-            if end < 0 or self.dead:
+            if end < 0 or self.dead or self.stream is not None:
                 return
             line = bytes(self._received[:end])
             del self._received[: end + 1]
@@ -109,7 +129,10 @@ class Channel:
             handler = self._methods.get(method)
             if handler is None:
                 raise RpcError(METHOD_NOT_FOUND, f"Method not found: {method[:ID_LIMIT]}")
-            self._respond(identifier, result=handler(params))
+            result = handler(params)
+            if isinstance(result, Upgrade):
+                self.stream, result = result.stream, result.result
+            self._respond(identifier, result=result)
         except RpcError as error:
             self._respond(identifier, error=error)
 
