@@ -118,7 +118,7 @@ print(*sorted(name for name in loaded if "uplinks." in name or "links." in name)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20)
     assert done.returncode == 0, done.stderr
-    own = ["api", "batch", "blocks", "host", "interface", "link", "rules", "wakeup"]
+    own = ["api", "batch", "blocks", "host", "interface", "link", "ports", "rules", "wakeup"]
     expected = [
         "softnet.uplinks.bootpd",
         "softnet.uplinks.vmnet",

@@ -1,6 +1,8 @@
 """open_uplink over the twin: modes, isolation, facts, forwarding, and undoing everything on failure."""
 
+import contextlib
 import ctypes
+import os
 import plistlib
 import select
 import socket
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from softnet import policy as policies
-from softnet.config import HOST_ONLY, NAT, TCP, Settings, UplinkChoice
+from softnet.config import HOST_ONLY, NAT, TCP, UDP, Expose, Settings, UplinkChoice
 from softnet.core.address import parse_ipv4
 from softnet.core.frames import Batch
 from softnet.errors import ConfigError, UplinkError
@@ -70,16 +72,87 @@ def test_its_link_carries_frames_and_close_is_idempotent(wire: Wire) -> None:
     assert not uplink.link.alive()
 
 
-def test_forwarding_rules(wire: Wire) -> None:
-    uplink = vmnet.open_uplink(SETTINGS, policies.parse())
-    guest = parse_ipv4("192.168.64.9")
-    uplink.add_forward(TCP, 8080, guest, 80)
-    assert uplink.forwards() == [Forward(TCP, 8080, guest, 80)]
-    with pytest.raises(UplinkError):
-        uplink.add_forward(TCP, 8080, guest, 81)
-    uplink.remove_forward(TCP, 8080)
-    assert uplink.forwards() == []
+GUEST = parse_ipv4("192.168.64.9")
+WEB, DNS = Expose(None, 42080, 80), Expose(None, 42053, 53, UDP)
+
+
+def test_exposed_ports_follow_the_lease(wire: Wire) -> None:
+    uplink = vmnet.open_uplink(SETTINGS._replace(expose=(WEB, DNS)), policies.parse())
+    in_force = uplink.forwards.in_force
+    assert in_force() == []
+    uplink.publisher.withdraw()
+    for address in (GUEST, GUEST, GUEST + 1):
+        uplink.publisher.publish(address)
+        assert sorted(in_force()) == [Forward(TCP, 42080, address, 80), Forward(UDP, 42053, address, 53)]
+    uplink.publisher.withdraw()
+    assert in_force() == []
+    assert sum("add_rule" in line for line in wire.log()) == 4
     uplink.close()
+
+
+def test_a_port_that_vmnet_refuses_is_named_and_tried_again(
+    wire: Wire, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uplink = vmnet.open_uplink(SETTINGS._replace(expose=(WEB, DNS)), policies.parse())
+    other_vm = Forward(TCP, 42080, GUEST + 5, 80)
+    uplink.forwards.add(other_vm)
+    uplink.publisher.publish(GUEST)
+    assert capsys.readouterr() == (
+        "",
+        "softnet: --expose 42080:80/tcp is not in force: "
+        "vmnet_interface_add_ip_port_forwarding_rule tcp 42080: VMNET_FAILURE (1001)\n",
+    )
+    assert Forward(UDP, 42053, GUEST, 53) in uplink.forwards.in_force()
+    uplink.publisher.withdraw()
+    assert uplink.forwards.in_force() == [other_vm]
+    uplink.forwards.remove(TCP, 42080)
+    uplink.publisher.publish(GUEST)
+    uplink.publisher.publish(GUEST)
+    assert len(uplink.forwards.in_force()) == 2
+    uplink.close()
+
+
+def test_a_rule_that_is_gone_already_is_named(wire: Wire, capsys: pytest.CaptureFixture[str]) -> None:
+    uplink = vmnet.open_uplink(SETTINGS._replace(expose=(WEB,)), policies.parse())
+    uplink.publisher.publish(GUEST)
+    uplink.forwards.remove(TCP, 42080)
+    uplink.publisher.withdraw()
+    assert capsys.readouterr().err.startswith("softnet: --expose 42080:80/tcp may still be in force: ")
+    uplink.close()
+
+
+def test_nobody_to_complain_to_is_no_error(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    uplink = vmnet.open_uplink(SETTINGS._replace(expose=(WEB,)), policies.parse())
+    uplink.forwards.add(Forward(TCP, 42080, GUEST, 1))
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with contextlib.suppress(BrokenPipeError), os.fdopen(write_end, "w") as broken:
+        monkeypatch.setattr(sys, "stderr", broken)
+        uplink.publisher.publish(GUEST)
+    uplink.close()
+
+
+@pytest.mark.parametrize(("kind", "protocol"), [(socket.SOCK_STREAM, TCP), (socket.SOCK_DGRAM, UDP)])
+def test_a_port_in_use_starts_nothing(wire: Wire, kind: socket.SocketKind, protocol: str) -> None:
+    with socket.socket(socket.AF_INET, kind) as user:
+        user.bind(("127.0.0.1", 0))
+        if kind == socket.SOCK_STREAM:
+            user.listen()
+        port = user.getsockname()[1]
+        with pytest.raises(
+            ConfigError, match=rf"^--expose {port}:80/{protocol}: cannot be bound: Address already"
+        ):
+            vmnet.open_uplink(SETTINGS._replace(expose=(Expose(None, port, 80, protocol),)), policies.parse())
+    assert not wire.log_path.exists()
+
+
+def test_a_bind_address_starts_nothing(wire: Wire) -> None:
+    expose = (Expose(parse_ipv4("127.0.0.1"), 42080, 80),)
+    with pytest.raises(
+        ConfigError, match=r"^--expose 127\.0\.0\.1:42080:80/tcp: vmnet exposes a port on every"
+    ):
+        vmnet.open_uplink(SETTINGS._replace(expose=expose), policies.parse())
+    assert not wire.log_path.exists()
 
 
 def test_a_failure_after_the_start_stops_the_interface(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
