@@ -27,7 +27,12 @@ ABSTRACT_NAMES = sys.platform.startswith("linux")
 GREETING = b"VFKT"  # vfkit's and libkrun's first datagram, which tells a server their address
 
 _WANTED = "pass the number of a connected AF_UNIX datagram or stream socket"
-_KINDS = {stat.S_IFREG: "a file", stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device"}
+_KINDS = {
+    stat.S_IFREG: "a file",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+}
 _LINUX_FORCE = {socket.SO_SNDBUF: 32, socket.SO_RCVBUF: 33}  # SO_SNDBUFFORCE, SO_RCVBUFFORCE
 
 
