@@ -35,7 +35,8 @@ cdef extern from *:
         return sendmmsg(fd, messages, count, MSG_DONTWAIT | MSG_NOSIGNAL);
     }
     #else
-    /* One call a message. A second buffer catches what a slot cannot hold: no MSG_TRUNC on input. */
+    /* macOS, and where -DSOFTNET_SINGLE_CALLS asks for its way, to test it: one call a message. A
+       second buffer catches what a slot cannot hold, for want of MSG_TRUNC on input. */
     #define DATAGRAM_PARTS 2
     struct burst_message { struct msghdr msg_hdr; unsigned int msg_len; };
     static int receive_messages(int fd, struct burst_message *messages, unsigned int count) {
