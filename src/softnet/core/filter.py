@@ -479,7 +479,8 @@ class Filter:
             return self._inbound is not None
         if self._exposed is None or not self._exposed.lookup(protocol << 16 | vm_port):
             return False
-        return self._destination(remote, 0, NO_PORT, 0) != BLOCKED
+        # The host relays exposed ports: closing the host to the VM does not close them.
+        return remote == self._gateway or self._destination(remote, 0, NO_PORT, 0) != BLOCKED
 
     def _quotes_flow(self, direction: int, remote: int, at: int, room: int, now: float) -> bool:
         """Whether an ICMP error quotes a packet of a flow that went the other way (RFC 1122 3.2.2)."""
