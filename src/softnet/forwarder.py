@@ -9,8 +9,9 @@ readable, the lease ends, a timer is due, or it is time to ask whether a VM whos
 still there (ALIVE_SECONDS).
 
 It runs unprivileged and for ever: until `stop`, or until one of the links says that its other side
-is gone. `Ending` says which. Other rooms take part through `watch` (a descriptor), `timers` and
-`listeners` (lease events).
+is gone. `Ending` says which. Other rooms take part through `watch` (a descriptor), `timers`,
+`listeners` (lease events), and two looks at a batch whose fate is final: `droppers` when a frame of
+it was dropped, `taps` always.
 """
 
 import select
@@ -42,6 +43,9 @@ class Timer(Protocol):
     def expire(self, now: float) -> None: ...
 
 
+Look = Callable[[Batch, int, float], None]  # a judged batch, its direction, the time
+
+
 class Forwarder:
     """One VM's loop. `slot` bounds a frame's bytes; longer ones are counted, not carried."""
 
@@ -51,6 +55,8 @@ class Forwarder:
         self.uplink = uplink
         self.listeners: list[Callable[[LeaseEvent], None]] = []
         self.timers: list[Timer] = []
+        self.droppers: list[Look] = []
+        self.taps: list[Look] = []
         self._from_vm = Batch(BATCH_FRAMES, slot)
         self._to_vm = Batch(BATCH_FRAMES, slot)
         self._watched: dict[int, Callable[[float], None]] = {}
@@ -124,7 +130,7 @@ class Forwarder:
             self.uplink.send(batch, UPLINK_BUSY)
         except LinkClosed:
             self._end(UPLINK_GONE)
-        self.filter.tally(batch, FROM_VM)
+        self._account(batch, FROM_VM, now)
         self._alive_due = now + ALIVE_SECONDS
 
     def _move_to_vm(self, now: float) -> None:
@@ -140,7 +146,15 @@ class Forwarder:
             self.vm.send(batch, VM_BUSY)
         except LinkClosed:
             self._end(VM_GONE)
-        self.filter.tally(batch, TO_VM)
+        self._account(batch, TO_VM, now)
+
+    def _account(self, batch: Batch, direction: int, now: float) -> None:
+        """Counts a batch and shows it to whoever wants to see it."""
+        if self.filter.tally(batch, direction):
+            for look in self.droppers:
+                look(batch, direction, now)
+        for look in self.taps:
+            look(batch, direction, now)
 
     def _deliver(self, now: float) -> None:
         """Events to whoever listens, timers to whoever set one, and a look after a silent VM."""

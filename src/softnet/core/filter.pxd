@@ -33,8 +33,8 @@ cdef class Filter:
     cpdef void judge_vm(self, Batch batch, double now) except *
     @cython.locals(at="unsigned int", length="unsigned int")
     cpdef void judge_uplink(self, Batch batch, double now) except *
-    @cython.locals(at="unsigned int", base="unsigned int", verdict="unsigned char")
-    cpdef void tally(self, Batch batch, unsigned int direction) except *
+    @cython.locals(at="unsigned int", base="unsigned int", verdict="unsigned char", dropped="int")
+    cpdef int tally(self, Batch batch, unsigned int direction) except -1
 
     @cython.locals(frame=View, ethertype="unsigned int")
     cdef int _from_vm(self, double now) except -1

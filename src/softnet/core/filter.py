@@ -203,14 +203,18 @@ class Filter:
                 self._view.place(batch.offset[at], length)
                 batch.verdict[at] = self._to_vm(now)
 
-    def tally(self, batch: Batch, direction: int) -> None:
-        """Counts the verdicts, once a frame's fate is final."""
+    def tally(self, batch: Batch, direction: int) -> int:
+        """Counts the verdicts, once a frame's fate is final; returns how many frames were dropped."""
         base = direction * REASON_LIMIT
+        dropped = 0
         for at in range(batch.count):
             verdict = batch.verdict[at]
             self._frames[base + verdict] += 1
             if verdict < PASS_LIMIT:
                 self._bytes[direction] += batch.length[at]
+            else:
+                dropped += 1
+        return dropped
 
     # From the VM.
 
