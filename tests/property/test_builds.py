@@ -4,13 +4,14 @@ Seeds are fixed, so that a difference can be seen again. Needs an installed comp
 docs/testing.md); with `PYTHONPATH=src` there is only one build, and nothing to compare.
 """
 
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
 from harness import corpus
-from harness.builds import installed, interpreted, is_compiled
+from harness.builds import SOURCE, installed, interpreted, is_compiled
 from harness.frames import END, mac, option
 from harness.mutate import mutate, rubbish
 from vectors.world import GW, OTHER, OTHER_MAC, VM, VM_MAC, client, lease_options, packet, server
@@ -82,6 +83,12 @@ def test_the_two_builds_are_two() -> None:
         assert is_compiled(installed(module)), module
         assert not is_compiled(interpreted(module)), module
     assert interpreted("core.filter").Batch is interpreted("core.frames").Batch
+
+
+def test_the_two_builds_are_of_one_source() -> None:
+    for file in sorted((SOURCE / "core").glob("*.py")):
+        beside = Path(str(installed("core").__file__)).with_name(file.name)
+        assert beside.read_text() == file.read_text(), f"{file.name} changed since: pip install . again"
 
 
 def random_frame(random: Random, direction: str) -> bytes:

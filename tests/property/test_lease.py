@@ -61,7 +61,7 @@ class Twin:
         if kind == NAK:
             self.address = self.asked = None
         elif kind == ACK and address != NOBODY and seconds is not None:
-            self.address, self.until, self.asked = address, now + seconds, None
+            self.address, self.until = address, now + seconds
 
 
 xids = st.sampled_from([1, 1, 1, 2])

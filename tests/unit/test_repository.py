@@ -30,7 +30,7 @@ ROOMS = (
     {"dhcp_server"},
     {"uplinks"},
     {"forwarder"},
-    {"expose", "events", "metrics", "capture", "control"},
+    {"expose", "events", "metrics", "capture", "control", "reporting"},
     {"cli"},
     {"__main__"},
 )

@@ -132,6 +132,33 @@ def getting(corpus: Corpus) -> None:
         ],
     )
     corpus.sequence(
+        "two-requests-one-xid",
+        "two REQUESTs of one xid, two ACKs: the last counts, for the first address is free again",
+        spec,
+        [
+            vm(0, "pass-dhcp", request()),
+            vm(0, "pass-dhcp", request(OTHER)),
+            up(0, server(ACK)),
+            has_lease(0),
+            up(0, server(ACK, yiaddr=OTHER)),
+            has_lease(0, OTHER),
+            vm(0, "src-ip", packet(GLOBAL)),
+        ],
+    )
+    corpus.sequence(
+        "ack-then-nak",
+        "two REQUESTs of one xid, an ACK and a NAK: again the last word",
+        spec,
+        [
+            vm(0, "pass-dhcp", request()),
+            vm(0, "pass-dhcp", request(OTHER)),
+            up(0, server(ACK)),
+            has_lease(0),
+            up(0, server(NAK, b"", yiaddr=NOBODY)),
+            no_lease(0),
+        ],
+    )
+    corpus.sequence(
         "ack-behind-options",
         "an ACK behind IPv4 options counts",
         spec,
