@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from harness import corpus
 from harness.mutate import mutate, rubbish
 from softnet.core import reasons
+from softnet.policy import compile_inbound, compile_policy, parse
 from vectors.world import GW, VM, VM_MAC
 
 STATES = corpus.states()
@@ -20,7 +21,7 @@ FRAMES = [bytes.fromhex(vector["frame"]) for vector in corpus.vectors()]
 MAC = bytes.fromhex(VM_MAC.replace(":", ""))
 LEASED = bytes(int(octet) for octet in VM.split("."))
 SERVER = bytes(int(octet) for octet in GW.split("."))
-NOBODY, EVERYBODY = bytes(4), b"\xff" * 4
+NOBODY, EVERYBODY, SUBNET_BROADCAST = bytes(4), b"\xff" * 4, LEASED[:3] + b"\xff"
 PROBES_AND_DHCP = {"pass-arp", "pass-dhcp"}
 
 frames = st.one_of(
@@ -104,6 +105,39 @@ def test_without_a_lease_only_probes_and_dhcp_pass(state: str) -> None:
         assert not passes(reason) or reason in PROBES_AND_DHCP, (reason, frame.hex())
         if reason == "pass-dhcp":
             subject, now = corpus.reached(STATES[state])
+
+
+def stateful() -> tuple[corpus.Filter, float]:
+    """Bound, with rules that have directions and ports, and with exposed ports."""
+    state = STATES["bound"]
+    subject, now = corpus.reached(state)
+    facts = corpus.facts_of(state)
+    rules = parse(["in 0.0.0.0/0:22", "0.0.0.0/0:53/udp", "10.0.0.0/8", "out @host:80"], ["in 10.9.0.0/16"])
+    subject.set_table(compile_policy(rules, facts), compile_inbound(rules, facts))
+    subject.expose([(6, 40000), (17, 40000)])
+    return subject, now
+
+
+def test_nothing_dishonest_passes_where_connections_are_followed() -> None:
+    """Both directions mixed, so that flows are open when a changed frame claims to belong to one."""
+    random = Random("stateful")
+    subject, now = stateful()
+    returned = 0
+    for _ in range(8000):
+        direction = random.choice((corpus.FROM_VM, "to-vm"))
+        frame = (
+            mutate(random, random.choice(FRAMES), FRAMES) if random.random() < 0.8 else random.choice(FRAMES)
+        )
+        (reason,) = corpus.judge(subject, direction, [frame], now)
+        returned += reason == "pass-return"
+        if direction == corpus.FROM_VM and passes(reason):
+            leased = LEASED if subject.lease is not None else None
+            assert dishonest(frame, leased) == "", (reason, frame.hex())
+            unicast = frame[12:14] == b"\x08\x00" and frame[30] < 224 and frame[30:34] != SUBNET_BROADCAST
+            assert not (unicast and frame[0] & 1) or reason == "pass-dhcp", (reason, frame.hex())
+        if reason == "pass-dhcp" or subject.lease is None:
+            subject, now = stateful()
+    assert returned > 0
 
 
 @settings(max_examples=200, deadline=None)
