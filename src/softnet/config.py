@@ -64,3 +64,4 @@ class Settings(NamedTuple):
     dns: tuple[int, ...] = ()
     mtu: int = DEFAULT_MTU
     ignore_client_id: bool = False
+    offload: bool = True

@@ -145,6 +145,7 @@ def continues(group: list[bytes], frame: bytes) -> bool:
         (seqs[0] + sizes[-2]) & 0xFFFFFFFF == seqs[1]
         and (steps == {1} or (steps == {0} and frame[20] == 0x40))
         and payload_at(frame) - 14 + sum(sizes) <= 65535
+        and len(group) < 64
         and all(verifies(other) for other in [*group, frame])
     )
 

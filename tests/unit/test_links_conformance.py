@@ -26,7 +26,7 @@ from softnet.links.capture import RECEIVED, SENT, CaptureLink
 from softnet.links.datagram import DatagramLink
 from softnet.links.memory import MemoryLink
 from softnet.links.stream import StreamLink
-from softnet.links.tap import TapLink, create_tap
+from softnet.links.tap import create_tap, tap_link
 
 SLOT = 128
 BOUND = RETRIES * RETRY_SECONDS
@@ -129,10 +129,11 @@ class TapWire(Wire):
     """A TAP, and a packet socket on the same interface, in a network namespace of their own."""
 
     empty_frames = False
+    offload = False
 
     def __init__(self) -> None:
         in_thread(self._make)
-        self.link = TapLink(self.fd)
+        self.link = tap_link(self.fd, 9000, self.offload)
 
     def _make(self) -> None:
         if ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET):
@@ -140,7 +141,7 @@ class TapWire(Wire):
         with suppress(FileNotFoundError), open("/proc/sys/net/ipv6/conf/default/disable_ipv6", "w") as quiet:
             quiet.write("1")  # of the new namespace: else the kernel greets its neighbours
         self._namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-        self.fd = create_tap("snlinktest")
+        self.fd = create_tap("snlinktest", self.offload)
         with pytest.raises(OSError) as exists:
             create_tap("snlinktest")
         assert exists.value.errno == errno.EBUSY
@@ -172,6 +173,12 @@ class TapWire(Wire):
         os.close(self._namespace)
 
 
+class OffloadTapWire(TapWire):
+    """The same with vnet_hdr: frames that are not TCP look no different."""
+
+    offload = True
+
+
 def in_thread(work: Callable[[], None]) -> None:
     """A thread has a network namespace of its own once it unshares one; descriptors keep it alive."""
     failures: list[BaseException] = []
@@ -195,7 +202,11 @@ FILLING_KINDS = [
     pytest.param(MemoryWire, id="memory"),
     pytest.param(CaptureWire, id="capture"),
 ]
-KINDS = [*FILLING_KINDS, pytest.param(TapWire, id="tap", marks=pytest.mark.root)]  # a TAP never fills
+TAP_KINDS = [
+    pytest.param(TapWire, id="tap", marks=pytest.mark.root),
+    pytest.param(OffloadTapWire, id="tap-offload", marks=pytest.mark.root),
+]
+KINDS = [*FILLING_KINDS, *TAP_KINDS]  # a TAP never fills
 IMPLEMENTATIONS = [pytest.param(burst, id="interpreted")] + [pytest.param(calls, id="compiled")] * COMPILED
 
 
@@ -531,8 +542,9 @@ def test_an_observer_sees_frames_arrive_and_verdicts_when_they_are_final() -> No
 
 
 @pytest.mark.root
-def test_a_tap_that_is_down_is_busy_and_comes_back() -> None:
-    wire = TapWire()
+@pytest.mark.parametrize("make", [TapWire, OffloadTapWire])
+def test_a_tap_that_is_down_is_busy_and_comes_back(make: type[TapWire]) -> None:
+    wire = make()
     wire.in_namespace("link", "set", "snlinktest", "down")
     assert wire.link.send(batch_of([frame(0), frame(1)]), UPLINK_BUSY) == 2
     assert wire.link.receive(Batch(4, SLOT)) == 0

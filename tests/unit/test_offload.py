@@ -219,6 +219,11 @@ def test_a_group_holds_no_more_than_an_ipv4_packet_can() -> None:
     assert [len(frame) - 64 for frame in written(frames, slot=8054)] == [8 * 8000, 8000]
 
 
+def test_a_group_holds_64_frames() -> None:
+    frames = [tcp_frame(at, b"a", identification=at) for at in range(65)]
+    assert [len(frame) - 64 for frame in written(frames)] == [64, 1]
+
+
 def test_nothing_joins_a_frame_of_an_earlier_batch() -> None:
     coalescer = Coalescer(1)
     assert coalescer.join(batch_of([FIRST])) == 1

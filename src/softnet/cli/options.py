@@ -89,6 +89,7 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--dns", metavar="LIST", action="append", default=[], help="DNS servers for --uplink nat to announce")
     add("--mtu", metavar="BYTES", default=str(DEFAULT_MTU), help="largest IP packet (%(default)s)")
+    add("--no-offload", action="store_true", help="one frame a call on a TAP: no joined TCP segments")
     add("--ignore-client-id", action="store_true", help="key DHCP leases by MAC address alone")
     add("--control-fd", metavar="N", help="a connected stream socket for live policy (JSON-RPC)")
     add("--summary", action="store_true", help="print frames by reason to standard error at the end")
@@ -115,6 +116,7 @@ def settings_from(options: argparse.Namespace, vm_mac: int) -> Settings:
         dns=_each("--dns", options.dns, parse_ipv4, "write IPv4 addresses, for example 192.0.2.53"),
         mtu=number("--mtu", options.mtu, MIN_MTU, MAX_MTU),
         ignore_client_id=options.ignore_client_id,
+        offload=not options.no_offload,
     )
 
 

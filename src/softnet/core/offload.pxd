@@ -5,7 +5,7 @@ from softnet.core.frames cimport Batch
 from softnet.core.packet cimport View
 
 cdef unsigned int ETHERNET_HEADER, ETHERTYPE_IPV4, PROTOCOL_TCP, VIRTIO_HEADER
-cdef unsigned int IPV4, TCP, TCP_AT, TCP_CHECKSUM, LONGEST_PACKET, LONGEST_READ, OPEN_FLOWS, LONGEST_HEAD, END
+cdef unsigned int IPV4, TCP, TCP_AT, TCP_CHECKSUM, MOST_SEGMENTS, LONGEST_PACKET, LONGEST_READ, OPEN_FLOWS, LONGEST_HEAD, END
 cdef unsigned int OTHER, UNKNOWN, ALONE, DATA
 cdef unsigned int FIN, PSH, ACK, CWR
 cdef unsigned char PASS_LIMIT, UNJUDGED, NEEDS_CSUM, GSO_NONE, GSO_TCPV4, GSO_ECN
@@ -24,7 +24,7 @@ cdef class Coalescer:
     cdef unsigned int[::1] _last, _gso, _total, _next_seq, _next_id, _id_step
     cdef unsigned long long[::1] _addresses
     cdef unsigned int[::1] _ports, _group
-    cdef readonly unsigned int count, pitch
+    cdef readonly unsigned int capacity, count, pitch, headroom
     cdef readonly unsigned char[::1] head
     cdef readonly unsigned int[::1] first, next, segments, skip
 

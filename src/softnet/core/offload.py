@@ -14,7 +14,7 @@ up again gives both frames back, which is what the kernel's own GRO asks:
 - TCP with the flags ACK or ACK and PSH and no other, same acknowledgement, window and options (so equal
   timestamps), urgent pointer 0, at least one byte of payload that continues the sequence;
 - as much payload as the first segment of the group; less payload, or PSH, ends it. At most 65,535
-  bytes of IPv4.
+  bytes of IPv4, and 64 frames.
 - both checksums of every frame of a group have been verified, because the virtio header vouches for
   them. A frame that fails, or that joins nothing, goes out as it came and nobody vouches for it.
 Groups go out in the order of their first frames, and a frame only ever joins its flow's latest group, so
@@ -43,6 +43,7 @@ TCP_AT = ETHERNET_HEADER + IPV4  # where TCP starts behind an IPv4 header withou
 TCP_CHECKSUM = 16
 FIN, PSH, ACK, CWR = 0x01, 0x08, 0x10, 0x80
 LONGEST_PACKET = 65535
+MOST_SEGMENTS = 64  # in a group: bounds what one write gathers
 LONGEST_READ = VIRTIO_HEADER + ETHERNET_HEADER + 4 + LONGEST_PACKET  # a VLAN tag may be there too
 
 OPEN_FLOWS = 8
@@ -64,7 +65,7 @@ def pseudo_header(data: memoryview, ip: int, size: int) -> int:
 class Coalescer:
     """`join` groups the passing frames of a batch of at most `capacity`; group `k` is written as one frame:
 
-    `VIRTIO_HEADER + skip[k]` bytes of `head` at `k * pitch`, then, for the `segments[k]` frames `first[k]`,
+    `headroom + skip[k]` bytes of `head` at `k * pitch`, then, for the `segments[k]` frames `first[k]`,
     `next[first[k]]` and so on, everything from byte `skip[k]` on (`pieces` lists just that).
     """
 
@@ -81,9 +82,11 @@ class Coalescer:
         "_total",
         "_turn",
         "_view",
+        "capacity",
         "count",
         "first",
         "head",
+        "headroom",
         "next",
         "pitch",
         "segments",
@@ -91,8 +94,10 @@ class Coalescer:
     )
 
     def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
         self.count = 0
         self.pitch = LONGEST_HEAD
+        self.headroom = VIRTIO_HEADER
         self.head = memoryview(bytearray(capacity * LONGEST_HEAD))
         self.first = memoryview(array("I", bytes(4 * capacity)))
         self.next = memoryview(array("I", bytes(4 * capacity)))
@@ -135,7 +140,9 @@ class Coalescer:
         return pieces
 
     def _take(self, batch: Batch, at: int) -> None:
-        kind = self._classify(batch.offset[at], batch.length[at])
+        kind = OTHER  # as is a frame of which not every byte is here: no link sends that
+        if batch.length[at] <= batch.slot:
+            kind = self._classify(batch.offset[at], batch.length[at])
         if kind == OTHER:
             self._start(at)
         elif kind == UNKNOWN:
@@ -230,7 +237,7 @@ class Coalescer:
 
     def _joins(self, batch: Batch, group: int, at: int) -> bool:
         """Whether the frame in view continues `group`."""
-        if group == END or self._payload > self._gso[group]:
+        if group == END or self._payload > self._gso[group] or self.segments[group] == MOST_SEGMENTS:
             return False
         view = self._view
         if view.u32(38) != self._next_seq[group] or self._total[group] + self._payload > LONGEST_PACKET:

@@ -49,6 +49,15 @@ class BaseLink:
     def _put(self, batch: Batch, at: int) -> Progress:
         raise NotImplementedError
 
+    def _refuse(self, batch: Batch, at: int, busy: int) -> int:
+        """Makes what stands at `at` busy; how many frames that is."""
+        batch.verdict[at] = busy
+        return 1
+
+    def _refuse_rest(self, batch: Batch, at: int, busy: int) -> int:
+        """Makes everything from `at` on busy; how many frames that is."""
+        return calls.mark_busy(batch, at, busy)
+
     def send(self, batch: Batch, busy: int) -> int:
         at = refused = retries = 0
         while True:
@@ -60,12 +69,11 @@ class BaseLink:
             if error in FULL:
                 if self._stalled or retries == RETRIES:
                     self._stalled = True
-                    return refused + calls.mark_busy(batch, at, busy)
+                    return refused + self._refuse_rest(batch, at, busy)
                 retries += 1
                 time.sleep(RETRY_SECONDS)
             elif error in NOT_THIS_FRAME:
-                batch.verdict[at] = busy
-                refused += 1
+                refused += self._refuse(batch, at, busy)
                 at += 1
             else:
                 raise closed_or(OSError(error, os.strerror(error)))

@@ -17,7 +17,7 @@ import os
 from softnet.config import HOST_ONLY, Settings
 from softnet.core.address import format_mac, parse_ipv4, parse_mac
 from softnet.errors import ConfigError, UplinkError
-from softnet.links.tap import TapLink, create_tap
+from softnet.links.tap import create_tap, tap_link
 from softnet.policy import Facts, Policy
 from softnet.uplinks import host
 from softnet.uplinks.kernel import check_privileges, run_ip, write_sysctls
@@ -40,8 +40,8 @@ class BridgeUplink:
         check_privileges(f"bridge={bridge}")
         bridge_mtu = int(_read(f"/sys/class/net/{bridge}/mtu"))
         self.mtu = min(settings.mtu, bridge_mtu)
-        self.name, descriptor = _claim(settings.vm_mac)
-        self.link = TapLink(descriptor)
+        self.name, descriptor = _claim(settings.vm_mac, settings.offload)
+        self.link = tap_link(descriptor, self.mtu, settings.offload)
         try:
             self.facts = _facts(bridge)
             self._join(bridge, bridge_mtu, settings.vm_mac, policy.isolated)
@@ -79,13 +79,13 @@ def check_bridge(name: str) -> None:
         raise ConfigError("--uplink", f"bridge={name}", "is an interface, but not a bridge", remedy)
 
 
-def _claim(mac: int) -> tuple[str, int]:
+def _claim(mac: int, offload: bool) -> tuple[str, int]:
     """A TAP named after the VM's MAC address; after something random where that is taken."""
     number = mac & 0xFFFFFFFF
     for _ in range(NAME_TRIES):
         name = f"{TAP_PREFIX}{number:08x}"
         try:
-            return name, create_tap(name)
+            return name, create_tap(name, offload)
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise UplinkError(f"--uplink bridge: cannot create a TAP: {error.strerror}") from None

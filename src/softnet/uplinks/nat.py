@@ -35,7 +35,7 @@ from softnet.core.frames import Batch
 from softnet.core.reasons import PASS_DHCP, PASS_GLOBAL, PASS_RULE, UNJUDGED
 from softnet.dhcp_server import DhcpServer, Offer
 from softnet.errors import ConfigError, UplinkError
-from softnet.links.tap import TapLink, create_tap
+from softnet.links.tap import TapLink, create_tap, tap_link
 from softnet.policy import Facts, Policy, allowed_within, compile_policy
 from softnet.uplinks import host
 from softnet.uplinks.forwarding import Forwarding, is_router
@@ -241,7 +241,7 @@ def _apply(vm: Vm) -> None:
 # The VM's address.
 
 
-def _claim(pool: Pool, mac: int) -> tuple[int, str, int]:
+def _claim(pool: Pool, mac: int, offload: bool) -> tuple[int, str, int]:
     """The first free address of the pool, its TAP's name, and the descriptor that holds both."""
     taken = {name for _index, name in socket.if_nameindex()}
     for address in pool.candidates(mac):
@@ -249,7 +249,7 @@ def _claim(pool: Pool, mac: int) -> tuple[int, str, int]:
         if name in taken:
             continue
         try:
-            return address, name, create_tap(name)
+            return address, name, create_tap(name, offload)
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise UplinkError(f"--uplink nat: cannot create the TAP {name}: {error.strerror}") from None
@@ -302,12 +302,13 @@ class NatLink:
         return self._tap.fileno()
 
     def receive(self, batch: Batch) -> int:
-        if not self._answers:
-            return self._tap.receive(batch)
-        batch.clear()
-        while self._answers and batch.append(self._answers[0]):
-            self._answers.popleft()
-        self.pending = bool(self._answers)
+        if self._answers:
+            batch.clear()
+            while self._answers and batch.append(self._answers[0]):
+                self._answers.popleft()
+        else:
+            self._tap.receive(batch)
+        self.pending = bool(self._answers) or self._tap.pending
         return batch.count
 
     def send(self, batch: Batch, busy: int) -> int:
@@ -367,8 +368,8 @@ class NatUplink:
     ) -> None:
         host_only = settings.net_type == HOST_ONLY
         dns = settings.dns if settings.dns or host_only else host.dns_servers()
-        self.address, self.name, descriptor = _claim(pool, settings.vm_mac)
-        tap = TapLink(descriptor)
+        self.address, self.name, descriptor = _claim(pool, settings.vm_mac, settings.offload)
+        tap = tap_link(descriptor, settings.mtu, settings.offload)
         self._undo.append(tap)
         self.mtu = settings.mtu
         gateway_mac = _set_mac(descriptor, self.name, settings.vm_mac, self.address)
