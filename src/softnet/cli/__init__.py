@@ -12,6 +12,7 @@ from softnet.errors import ConfigError, SoftnetError
 
 COMMANDS = {
     "run": "start a command (QEMU, ...) with a network card behind Softnet",
+    "doctor": "what this host can do, and how to mend what it cannot",
 }
 
 

@@ -112,7 +112,7 @@ def settings_from(options: argparse.Namespace, vm_mac: int) -> Settings:
         expose=_each("--expose", options.expose, parse_expose, "write for example 2222:22 or 5353:53/udp"),
         control_fd=None if control is None else number("--control-fd", control, 0, MAX_DESCRIPTOR),
         gateway=None if options.gateway is None else _address("--gateway", options.gateway),
-        pool=_pool(options.pool),
+        pool=pool(options.pool),
         dns=_each("--dns", options.dns, parse_ipv4, "write IPv4 addresses, for example 192.0.2.53"),
         mtu=number("--mtu", options.mtu, MIN_MTU, MAX_MTU),
         ignore_client_id=options.ignore_client_id,
@@ -188,7 +188,7 @@ def _address(option: str, text: str) -> int:
         raise ConfigError(option, repr(text), "is not an IPv4 address", remedy) from None
 
 
-def _pool(text: str) -> tuple[int, int]:
+def pool(text: str) -> tuple[int, int]:
     """Room for the network, the gateway, one VM and the broadcast address at least."""
     try:
         target = rules.parse_target(text)
