@@ -11,6 +11,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,10 +58,13 @@ def asan_environment() -> dict[str, str]:
 
 
 def live_objects() -> int:
-    """How many xpc objects are alive in this process."""
+    """How many xpc objects are alive in this process, once dispatch's threads have let go of theirs."""
     library = ctypes.CDLL(str(folder() / "libtwinsystem.so"))
     library.twin_xpc_live.restype = ctypes.c_long
-    return int(library.twin_xpc_live())
+    seen = -1
+    while seen != (seen := int(library.twin_xpc_live())):
+        time.sleep(0.02)
+    return seen
 
 
 class Wire(socket.socket):
