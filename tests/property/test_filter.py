@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import corpus
+from harness.frames import IPV4, UDP, ethernet, ipv4, udp
 from harness.mutate import mutate, rubbish
 from softnet.core import reasons
 from softnet.policy import compile_inbound, compile_policy, parse
-from vectors.world import GW, VM, VM_MAC
+from vectors.world import GW, GW_MAC, VM, VM_MAC, packet
 
 STATES = corpus.states()
 FRAMES = [bytes.fromhex(vector["frame"]) for vector in corpus.vectors()]
@@ -122,6 +123,8 @@ def test_nothing_dishonest_passes_where_connections_are_followed() -> None:
     """Both directions mixed, so that flows are open when a changed frame claims to belong to one."""
     random = Random("stateful")
     subject, now = stateful()
+    asked = ethernet(VM_MAC, GW_MAC, IPV4, ipv4("172.20.0.1", VM, UDP, udp(9, 40000)))
+    pool = FRAMES + [asked, packet("172.20.0.1")] * 200
     returned = 0
     for _ in range(8000):
         direction = random.choice((corpus.FROM_VM, "to-vm"))
