@@ -94,7 +94,7 @@ fi
 printf '#!%s/bin/python3 -IB\nimport sys\n\nfrom softnet.cli import main\n\nsys.exit(main())\n' "$prefix" > "$stage/bin/softnet"
 chmod 755 "$stage/bin/softnet"
 if [ -n "$setuid" ]; then
-  "$scripts/build-launcher.sh" "$prefix" "$stage/bin/softnet-launcher"
+  "$scripts/../launcher/build.sh" "$prefix" "$stage/bin/softnet-launcher"
 fi
 
 # The rule. Not SETENV: whoever may set any variable may set LD_PRELOAD. The two are error reporting's.

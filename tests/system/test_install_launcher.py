@@ -12,7 +12,7 @@ import pytest
 
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
-BUILD = CHECKOUT / "scripts" / "build-launcher.sh"
+BUILD = CHECKOUT / "launcher" / "build.sh"
 PREFIX = "/opt/softnet-test"
 ALICE = 4242
 

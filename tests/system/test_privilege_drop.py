@@ -114,6 +114,29 @@ def test_a_set_user_id_start_is_root_in_full_until_then() -> None:
     assert answer["result"] == [4242, 4343, [7]]
 
 
+def test_what_the_caller_named_is_opened_as_the_caller_and_root_is_back_after() -> None:
+    scene = """
+os.environ.update(SUDO_UID="4242", SUDO_GID="4343")
+before = os.getresuid(), os.getresgid(), os.getgroups()
+os.setgroups([0, 7])
+with privilege.acting_as(privilege.asker()):
+    inside = os.geteuid(), os.getegid(), os.getgroups(), attempt(open, "/etc/shadow")
+    try:
+        os.unlink("/nowhere/at/all")
+    except OSError:
+        pass
+again = os.getresuid(), os.getresgid(), os.getgroups(), attempt(os.stat, "/etc/shadow") != "PermissionError"
+with privilege.acting_as(None):
+    root = os.geteuid()
+"""
+    answer = dropped(before=scene, after="[inside, again, root]")
+    inside, again, root = answer["result"]
+    assert inside == [4242, 4343, [4343], "PermissionError"]
+    assert again == [[0, 0, 0], [0, 0, 0], [0, 7], True]
+    assert root == 0
+    assert_nothing_kept(answer["status"], 4242, 4343)
+
+
 def test_every_way_back_is_shut() -> None:
     ways = """{way: attempt(*call) for way, call in {
         "setuid": (os.setuid, 0), "seteuid": (os.seteuid, 0), "setreuid": (os.setreuid, 0, 0),

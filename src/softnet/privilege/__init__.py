@@ -21,7 +21,7 @@ Systems differ in `linux` and `darwin`, which have the same functions.
 import os
 import sys
 
-from softnet.privilege.accounts import Identity, PrivilegeError, asker, identity, take_root
+from softnet.privilege.accounts import Identity, PrivilegeError, acting_as, asker, identity, take_root
 from softnet.privilege.installation import check_installation
 
 if sys.platform == "darwin":
@@ -33,6 +33,7 @@ __all__ = [
     "Identity",
     "PrivilegeError",
     "acquire",
+    "acting_as",
     "asker",
     "assume",
     "check_installation",

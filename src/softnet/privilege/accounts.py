@@ -11,6 +11,8 @@ import grp
 import os
 import pwd
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from softnet.errors import ConfigError, SoftnetError
@@ -85,6 +87,28 @@ def asker() -> Identity | None:
     A rule in sudoers lets its users run Softnet as root, not programs of their choice.
     """
     return None if is_for_root() else caller()
+
+
+@contextmanager
+def acting_as(who: Identity | None) -> Iterator[None]:
+    """For a path that the caller named, while still root: opened, made and owned as the caller's.
+
+    `with acting_as(asker()):`. Without it, root would open what the caller may not. Does nothing for
+    None, or when not root.
+    """
+    if who is None or os.geteuid() != ROOT:
+        yield
+        return
+    before = os.getgroups()[:MAX_GROUPS], os.getegid()
+    try:
+        os.setgroups(who.groups)
+        os.setegid(who.gid)
+        os.seteuid(who.uid)
+        yield
+    finally:
+        os.seteuid(ROOT)
+        os.setegid(before[1])
+        os.setgroups(before[0])
 
 
 def is_for_root() -> bool:
