@@ -32,12 +32,14 @@ class Facts(NamedTuple):
     """What an uplink knows about its network; None and empty where it does not know.
 
     `dns` is what `@dns` means: the servers that the VM's lease names, so no uplink's to say.
+    `host_open` is false where the host is not a neighbour of the VM that it may talk to by default.
     """
 
     gateway: int | None = None
     gateway_mac: int | None = None
     host_addresses: tuple[int, ...] = ()
     dns: tuple[int, ...] = ()
+    host_open: bool = True
 
 
 class Policy(NamedTuple):
@@ -103,6 +105,32 @@ def deciding_rule(
     return found
 
 
+class Explanation(NamedTuple):
+    """The verdict on a packet, and the rule that decided it, if one did."""
+
+    reason: int
+    rule: Rule | None
+
+
+def explain(
+    policy: Policy, facts: Facts, address: int, protocol: int = 0, port: int = 0, direction: str = OUT
+) -> Explanation:
+    """What becomes of a packet that is to (`in`: from) `address` and honest in all else."""
+    table = compile_policy(policy, facts) if direction == OUT else compile_inbound(policy, facts)
+    reason = reasons.PASS_INBOUND if table is None else table.lookup(address)
+    if table is None:
+        return Explanation(reason, None)
+    if table.ports is not None and reason >= numbers.PORT_RULES:
+        reason = table.ports.lookup(reason, protocol, port or numbers.NO_PORT)
+    rule = deciding_rule(policy, facts, address, protocol, port, direction)
+    if rule is None and reason == reasons.BLOCKED and facts.gateway is not None:
+        rule = deciding_rule(policy, facts, facts.gateway)  # the host's other addresses follow the gateway
+    opened_by_default = reason in (reasons.NOT_GLOBAL, reasons.PASS_GLOBAL)
+    if opened_by_default and direction == OUT and port == 53 and address in facts.dns:
+        reason = reasons.PASS_DNS
+    return Explanation(reason, None if reason == reasons.MARTIAN else rule)
+
+
 def _plain_layer(policy: Policy, facts: Facts, direction: str) -> list[Interval]:
     """What the rules without ports say, where they say anything."""
     verdicts: dict[tuple[int, int], int] = {}
@@ -117,15 +145,15 @@ def _plain_layer(policy: Policy, facts: Facts, direction: str) -> list[Interval]
 
 
 def _host_layer(facts: Facts, rules: list[Interval]) -> list[Interval]:
-    """The gateway passes; the host's other addresses get the gateway's verdict."""
-    other = reasons.PASS_GATEWAY
+    """The gateway passes, where the host is open; the host's other addresses get the gateway's verdict."""
+    gateway = other = reasons.PASS_GATEWAY if facts.host_open else reasons.NOT_GLOBAL
     if facts.gateway is not None:
         for first, last, value in rules:
             if first <= facts.gateway <= last and value == reasons.BLOCKED:
                 other = reasons.BLOCKED
     layer = dict.fromkeys(facts.host_addresses, other)
     if facts.gateway is not None:
-        layer[facts.gateway] = reasons.PASS_GATEWAY
+        layer[facts.gateway] = gateway
     return prefix.build(Prefix(address, 32, value) for address, value in layer.items())
 
 

@@ -22,11 +22,11 @@ MOST_LINES = 600
 # `core`, which imports nothing but itself.
 ROOMS = (
     {"core"},
-    {"errors", "clock"},
+    {"errors", "clock", "pcapng"},
     {"rules"},
     {"policy"},
     {"config", "privilege"},
-    {"links"},
+    {"links", "policyfile"},
     {"dhcp_server"},
     {"uplinks"},
     {"forwarder"},

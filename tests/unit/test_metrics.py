@@ -1,0 +1,191 @@
+"""The metrics page: read by the official parsers, and served to clients of every manner."""
+
+import select
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from softnet import metrics
+from softnet.errors import ConfigError
+from softnet.metrics import CLIENTS, FAMILIES, Page, listen_tcp, render
+
+SNAPSHOT: dict[str, Any] = {
+    "vm": "52:54:00:12:34:56",
+    "pid": 4711,
+    "version": "1.0",
+    "uplink": 'unix=/tmp/a "quoted"\\path\n',
+    "uptime": 12.5,
+    "lease": {"seconds": 599.25},
+    "frames": {"from-vm": {"pass-global": 10, "blocked": 3}, "to-vm": {"pass-inbound": 2**53 + 1}},
+    "bytes": {"from-vm": 1000, "to-vm": 2000},
+    "flows": 7,
+    "flowLimit": 32768,
+    "rules": 2,
+    "policyChanges": 1,
+    "rejects": 5,
+    "unreported": 4,
+    "events": {"written": 9, "lost": 6},
+}
+WITHOUT_LEASE = SNAPSHOT | {"vm": "52:54:00:00:00:01", "pid": 1, "lease": None}
+
+
+def samples(text: str) -> dict[tuple[str, str], float]:
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = ",".join(
+                f"{name}={value}" for name, value in sorted(sample.labels.items()) if name != "pid"
+            )
+            found[sample.name, labels] = sample.value
+    return found
+
+
+def test_the_official_parser_reads_every_sample() -> None:
+    found = samples(render([SNAPSHOT, WITHOUT_LEASE]))
+    vm = "vm=52:54:00:12:34:56"
+    assert found["softnet_frames_total", f"direction=from-vm,reason=blocked,verdict=drop,{vm}"] == 3
+    assert found["softnet_frames_total", f"direction=from-vm,reason=pass-global,verdict=pass,{vm}"] == 10
+    assert found["softnet_lease", vm] == 1
+    assert found["softnet_lease_seconds", vm] == 599.25
+    assert found["softnet_lease", "vm=52:54:00:00:00:01"] == 0
+    assert ("softnet_lease_seconds", "vm=52:54:00:00:00:01") not in found
+    assert found["softnet_info", f'uplink=unix=/tmp/a "quoted"\\path\n,version=1.0,{vm}'] == 1
+    assert {name for name, _labels in found} == {name for name, _kind, _text in FAMILIES}
+
+
+def test_promtool_finds_nothing_to_say() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian: prometheus)")
+    text = render([SNAPSHOT, WITHOUT_LEASE])
+    ran = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+
+
+def test_no_softnet_is_an_empty_page() -> None:
+    assert render([]) == ""
+
+
+class Loop:
+    def __init__(self) -> None:
+        self.watched: dict[int, Callable[[float], None]] = {}
+        self.poll = select.poll()
+
+    def watch(self, descriptor: int, react: Callable[[float], None], events: int = select.POLLIN) -> None:
+        self.watched[descriptor] = react
+        self.poll.register(descriptor, events)
+
+    def unwatch(self, descriptor: int) -> None:
+        del self.watched[descriptor]
+        self.poll.unregister(descriptor)
+
+    def turn(self) -> None:
+        for _ in range(1000):
+            ready = self.poll.poll(5)
+            if not ready:
+                return
+            for descriptor, _events in ready:
+                if descriptor in self.watched:
+                    self.watched[descriptor](0.0)
+        raise AssertionError("busy for ever")
+
+
+class Server:
+    def __init__(self) -> None:
+        self.loop = Loop()
+        listener = listen_tcp("--metrics", "127.0.0.1:0")
+        self.address = listener.getsockname()
+        self.page = Page(listener, self.loop, lambda: "softnet_info 1\n")
+
+    def connect(self) -> socket.socket:
+        peer = socket.create_connection(self.address, timeout=5)
+        self.loop.turn()
+        return peer
+
+    def ask(self, *parts: bytes) -> bytes:
+        with self.connect() as peer:
+            for part in parts:
+                peer.sendall(part)
+                self.loop.turn()
+            answer = b""
+            while more := peer.recv(65536):
+                answer += more
+            return answer
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.page.close()
+    assert made.loop.watched == {}
+
+
+def test_a_page(server: Server) -> None:
+    head, body = server.ask(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").split(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4")
+    assert b"Content-Length: 15" in head
+    assert body == b"softnet_info 1\n"
+
+
+def test_a_page_asked_for_in_pieces(server: Server) -> None:
+    assert b"200 OK" in server.ask(b"GET /met", b"rics?x=1 HTTP/1.1\r\n", b"Host: x\r\n", b"\r\n")
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", b"404"),
+        (b"POST /metrics HTTP/1.1\r\n\r\n", b"405"),
+        (b"\r\n\r\n", b"405"),
+        (b"\xff\xfe\r\n\r\n", b"405"),
+        (b"HEAD /metrics HTTP/1.1\r\n\r\n", b"200"),
+    ],
+)
+def test_other_requests(server: Server, request_head: bytes, status: bytes) -> None:
+    answer = server.ask(request_head)
+    assert answer.split()[1] == status
+    if request_head.startswith(b"HEAD"):
+        assert answer.endswith(b"\r\n\r\n")
+
+
+def test_an_endless_request_is_cut_off(server: Server) -> None:
+    with server.connect() as peer:
+        for _ in range(4):
+            try:
+                peer.sendall(b"x" * 4096)
+            except OSError:
+                break
+            server.loop.turn()
+        assert server.page.clients == []
+
+
+def test_clients_that_never_ask_are_put_out_by_the_next(server: Server) -> None:
+    idle = [server.connect() for _ in range(CLIENTS + 2)]
+    assert len(server.page.clients) == CLIENTS
+    assert idle[0].recv(1) == b""
+    assert b"200 OK" in server.ask(b"GET /metrics HTTP/1.1\r\n\r\n")
+    for peer in idle:
+        peer.close()
+    server.loop.turn()
+    assert server.page.clients == []
+
+
+@pytest.mark.parametrize(
+    "text", ["", "9100", ":9100", "localhost:9100", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:65536"]
+)
+def test_bad_addresses(text: str) -> None:
+    with pytest.raises(ConfigError, match="is not ADDRESS:PORT; write for example"):
+        listen_tcp("--metrics", text)
+
+
+def test_a_port_in_use_is_said(server: Server) -> None:
+    with pytest.raises(
+        ConfigError, match=r"--metrics 127.0.0.1:\d+: cannot listen there: Address already in use"
+    ):
+        metrics.listen_tcp("--metrics", f"127.0.0.1:{server.address[1]}")

@@ -1,0 +1,97 @@
+"""Policy files: what they say, and where exactly a mistake is."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from softnet import policy, policyfile
+from softnet.cli.options import parse_expose
+from softnet.config import Expose
+from softnet.errors import ConfigError
+from softnet.policyfile import FileError, PolicyFile
+
+WHOLE = """\
+# what the build machines may do
+version = 1
+allow = ["10.0.0.0/8:443/tcp", "@dns",  # one a string
+         'in @host:22']
+block = ["0.0.0.0/0"]
+expose = ["2222:22", "127.0.0.1:5353:53/udp"]
+deny = "reject"
+deny-rate = 50
+"""
+
+
+def parse(text: str) -> PolicyFile:
+    return policyfile.parse("vm.toml", text, parse_expose)
+
+
+def test_a_whole_file() -> None:
+    assert parse(WHOLE) == PolicyFile(
+        policy.parse(["10.0.0.0/8:443/tcp,@dns,in @host:22"], ["0.0.0.0/0"]),
+        (Expose(None, 2222, 22), Expose(0x7F000001, 5353, 53, "udp")),
+        "reject",
+        50,
+    )
+
+
+def test_the_least_file() -> None:
+    assert parse("version = 1") == PolicyFile()
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "problem"),
+    [
+        ("", "1:1", "no version; write version = 1"),
+        ("allow = []", "1:1", "no version"),
+        ("version = 2", "1:1", "reads version 1 only"),
+        ("version = true", "1:1", "reads version 1 only"),
+        ('version = "1"', "1:1", "reads version 1 only"),
+        ("version = 1\n  allow = 5", "2:3", "allow must be a list of strings"),
+        ('version = 1\nallow = "@host"', "2:1", "allow must be a list of strings"),
+        ("version = 1\nallow = [1]", "2:1", "allow must be a list of strings"),
+        ('version = 1\nalow = ["@host"]', "2:1", "unknown key 'alow'; known are version, allow"),
+        ("version = 1\n\n[rules]\nallow = []", "3:2", "unknown key 'rules'"),
+        ('version = 1\n"odd key" = 1', "2:2", "unknown key 'odd key'"),
+        ('version = 1\nallow = ["@host", "10.0.0.0/33"]', "2:19", "the prefix length '33' is not a number"),
+        (
+            'version = 1\nallow = [\n  "@host",  # "quoted"\n  "@hosts",\n]',
+            "4:3",
+            "allow '@hosts': not an IPv4",
+        ),
+        ('version = 1\nblock = [\'a"b\', "@host:ssh"]', "2:10", "block 'a\"b'"),
+        ('version = 1\nexpose = ["1:2", "0:22"]', "2:18", "the port '0' is not a number from 1 to 65535"),
+        ('version = 1\ndeny = "ignore"', "2:8", "deny must be 'drop' or 'reject'"),
+        ("version = 1\ndeny-rate = 0", "2:1", "deny-rate must be a number from 1 to 10000"),
+        ("version = 1\ndeny-rate = 1.5", "2:1", "deny-rate must be a number"),
+        ("version = 1\nallow = [", "2:10", "Invalid value"),
+        ("version = 1\nversion = 1", "2:12", "Cannot overwrite a value"),
+        ("version 1", "1:9", "Expected '='"),
+    ],
+)
+def test_mistakes_say_where_they_are(text: str, place: str, problem: str) -> None:
+    with pytest.raises(FileError) as caught:
+        parse(text)
+    assert str(caught.value).startswith(f"--policy vm.toml:{place}: ")
+    assert problem in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read: No such file"):
+        policyfile.read(str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match="cannot read: Is a directory"):
+        policyfile.read(str(tmp_path))
+    (tmp_path / "latin").write_bytes(b"version = 1\n# \xe9\n")
+    with pytest.raises(ConfigError, match=r"latin:2:1: not UTF-8"):
+        policyfile.read(str(tmp_path / "latin"))
+    (tmp_path / "large").write_bytes(b"#" * (policyfile.LARGEST_FILE + 1))
+    with pytest.raises(ConfigError, match="is larger than"):
+        policyfile.read(str(tmp_path / "large"))
+
+
+def test_rubbish_never_raises_anything_else() -> None:
+    for end in range(len(WHOLE)):
+        for text in (WHOLE[:end], WHOLE[:end] + "\0" + WHOLE[end:], WHOLE[:end] + '"' + WHOLE[end:]):
+            with suppress(FileError):
+                parse(text)
