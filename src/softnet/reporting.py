@@ -1,4 +1,4 @@
-"""Error reports to Sentry: off unless SENTRY_DSN is set and `softnet[sentry]` is installed.
+"""Error reports to Sentry: off unless SENTRY_DSN is set and `softnet[sentry]` (sentry-sdk 2 or later) is installed.
 
 `start` sets it up before privileges are dropped, so that a failure to open the network is reported too;
 it starts no thread and opens no connection, and without SENTRY_DSN it imports nothing. `report` sends one
@@ -70,6 +70,8 @@ def start() -> bool:
             max_breadcrumbs=0,
             in_app_include=["softnet"],
         )
+    except TypeError:
+        return False  # an sdk older than 2, which does not know these options
     except ValueError as error:
         raise ConfigError(DSN, dsn, f"is not a Sentry DSN ({error})", "correct it or unset it") from None
     for key, value in tags(os.environ.get(TAGS, "")).items():

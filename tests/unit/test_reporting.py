@@ -123,6 +123,21 @@ print(reporting.start())
     assert (done.stdout, done.stderr) == ("False\n", "")
 
 
+def test_with_a_package_that_is_too_old_it_stays_off() -> None:
+    program = """
+import types
+old = types.ModuleType("sentry_sdk")
+def init(dsn, release):
+    raise SystemExit("reached")
+old.init = init
+sys.modules["sentry_sdk"] = old
+from softnet import reporting
+print(reporting.start())
+"""
+    done = run(program, SENTRY_DSN="http://key@127.0.0.1:1/1")
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
 def test_a_dsn_that_is_none_is_refused() -> None:
     pytest.importorskip("sentry_sdk", reason="needs softnet[sentry]")
     program = """
