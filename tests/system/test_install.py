@@ -31,6 +31,8 @@ state() { find /opt /usr/local /etc /usr/bin -xdev -printf '%p %y %m %U:%G %l\\n
 alice() { setpriv --reuid=alice --regid=alice --init-groups "$@"; }
 """
 
+AS_ALICE = "setpriv --reuid=alice --regid=alice --init-groups"
+
 
 def throwaway(script: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
     """The script runs in the checkout, as root, with no network but a loopback of its own."""
@@ -271,6 +273,38 @@ def test_a_command_of_run_is_the_caller_s_and_never_root_s() -> None:
         """
     )
     assert lines == ["4242", "4242"]
+
+
+@pytest.mark.root
+@needs_sudo
+@pytest.mark.parametrize("how", ["sudo", "setuid"])
+def test_a_path_that_the_caller_names_is_the_caller_s_and_never_root_s(how: str) -> None:
+    """No socket where only root may make one, no stale one of root's removed, none of root's connected to."""
+    program = "softnet" if how == "setuid" else "sudo -n /opt/softnet/bin/softnet"
+    softnet = f"timeout 5 {AS_ALICE} {program}"
+    common = "--vm-mac-address 02:00:00:00:00:01"
+    lines = output(
+        f"""
+        install --setuid >/dev/null
+        mkdir -m 777 /srv/own
+        mkdir -m 700 /srv/closed
+        /usr/bin/python3 - <<'END'
+import socket
+for path in ("/srv/stale", "/srv/closed/listening"):
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    made.bind(path)
+    made.listen()
+END
+        refusals="-e denied -e in.use"
+        attempt() {{ "$@" 2>&1 </dev/null | grep -o $refusals || echo "let through"; }}
+        attempt {softnet} --vm-socket stream:/etc/nologin {common} --uplink nat
+        attempt {softnet} --vm-socket stream:/srv/stale {common} --uplink nat
+        attempt {softnet} --vm-socket stream:/srv/own/vm {common} --uplink unix=/srv/closed/listening
+        ls /etc/nologin 2>&1 | grep -c 'No such file'
+        stat -c %U /srv/stale
+        """
+    )
+    assert lines == ["denied", "in use", "denied", "1", "root"]
 
 
 @pytest.mark.root

@@ -103,8 +103,10 @@ def serve(
     stop = _Stop()
     who = privilege.identity(settings.user, settings.group)
     with ExitStack() as undo:
-        source = undo.enter_context(closing(open_vm()))
-        uplink = undo.enter_context(closing(open_uplink(settings, settings.policy)))
+        with privilege.acting_as(privilege.asker()):  # a path of the caller's, not one of root's
+            source = undo.enter_context(closing(open_vm()))
+        with privilege.acting_as(privilege.asker() if settings.uplink.kind == "unix" else None):
+            uplink = undo.enter_context(closing(open_uplink(settings, settings.policy)))
         relay = undo.enter_context(closing(Relay(settings.expose if uplink.publisher is None else ())))
         privilege.drop(who)
         vm = _await_vm(source, stop) if isinstance(source, Listener) else source
