@@ -143,7 +143,7 @@ def test_an_end_under_a_storm_from_both_sides(stage: Stage, number: int) -> None
     for thread in floods:
         thread.join()
     assert (status, softnet.errors()) == (0, "")
-    assert seconds < 2
+    assert seconds < 1
     assert softnet.log()[-1].startswith("stopped")
 
 
