@@ -121,11 +121,11 @@ def verdict(rows: Sequence[Row], screen: Screen, seconds: float) -> bool:
     fine = passed == len(allowed) and stopped == len(forbidden) and proven == len(rows)
     screen.say()
     screen.say(
-        f"  {'PASS' if fine else 'FAIL'}: Softnet let through {passed} of {len(allowed)} that a VM may do, "
-        f"and stopped {stopped} of {len(forbidden)} that it may not.",
+        f"  {'PASS' if fine else 'FAIL'}: Softnet let through {passed} of {len(allowed)} things a VM may do, "
+        f"and stopped {stopped} of {len(forbidden)} it may not.",
         f"{BOLD};{GREEN if fine else RED}",
     )
-    screen.say(f"  Without it, {proven} of these {len(rows)} got through. {seconds:.0f} seconds.", DIM)
+    screen.say(f"  Without it, {proven} of all {len(rows)} got through. {seconds:.0f} seconds.", DIM)
     return fine
 
 

@@ -24,9 +24,9 @@ from lab import netns
 from lab.image import Image
 
 MEMORY_MIB = 128
-BOOT_SECONDS = 60.0
-CONNECT_SECONDS = 15.0
-COMMAND_SECONDS = 20.0
+BOOT_SECONDS = 120.0
+CONNECT_SECONDS = 60.0
+COMMAND_SECONDS = 60.0
 CHUNK = 65536
 
 DGRAM = "dgram,id=n0,local.type=fd,local.str={fd}"

@@ -28,7 +28,7 @@ ATTACKER_MAC, OTHER_MAC = "52:54:00:5a:00:01", "52:54:00:5a:00:02"
 OTHER_VM = "other VM"
 POOL_SIZE = 24
 POLL_SECONDS = 0.05
-DHCP_CLIENT = "udhcpc -i eth0 -f -q -n -t 3 -T 1"
+DHCP_CLIENT = "udhcpc -i eth0 -f -q -n -t 4 -T 1"
 # The program under test is the `softnet` that this Python imports, built or not. Root asks for it, even
 # though the lab was started through sudo: COMMAND stays root's, and may connect to the lab's console.
 PYTHONPATH = Path(softnet.__file__).resolve().parent.parent
@@ -109,8 +109,8 @@ class World:
 
     def release(self, vm: Guest) -> None:
         """Has the VM ask for an address once more, and give it back."""
-        release = "kill -USR2 $(cat /tmp/pid) && usleep 300000 && kill $(cat /tmp/pid)"
-        vm.must(f"udhcpc -i eth0 -n -t 3 -T 1 -p /tmp/pid && {release}")
+        vm.must("rm -f /tmp/lease; udhcpc -i eth0 -f -R -t 3 -T 1 & :")
+        vm.must("while [ ! -s /tmp/lease ]; do usleep 20000; done; kill $!; wait $!; :")
 
     def station(self, vm: Guest) -> Station:
         """What the VM's last lease said."""
@@ -128,7 +128,8 @@ class World:
 
     def heal(self) -> None:
         """The other VM says a word, so that bridge and ARP caches know it again after an attempt."""
-        self.other.run(f"arping -q -c 1 -w 1 -I eth0 {self.station(self.other).gateway}")
+        gateway = self.station(self.other).gateway
+        self.other.run(f"ip neigh flush dev eth0; ping -c 1 -W 1 {gateway}")
 
     def refill(self) -> None:
         """Gives all addresses back, between two attempts to take them."""
