@@ -215,6 +215,34 @@ def test_a_drop_that_left_something_out_is_noticed(scene: str, claim: str) -> No
     assert claim in done.stderr
 
 
+MAC = "from softnet.privilege import darwin; privilege.drop = darwin.drop; "
+
+
+def test_the_mac_s_drop_on_this_kernel() -> None:
+    """It uses nothing that Linux lacks; `pytest -m mac` runs it where it belongs."""
+    after = "[darwin.confine(), attempt(os.fork)]"
+    answer = dropped(before=MAC + "os.setgroups([0, 7])", user="mail", after=after)
+    assert answer["status"]["Uid"].split() == answer["status"]["Gid"].split() == ["8"] * 4
+    assert set(answer["status"]["Groups"].split()) == {str(group) for group in os.getgrouplist("mail", 8)}
+    assert answer["result"] == [["rlimits"], "BlockingIOError"]
+
+
+@pytest.mark.parametrize(
+    ("scene", "claim"),
+    [
+        ("darwin.assume = lambda who: os.setresuid(who.uid, who.uid, 0)", "way back to uid 0"),
+        ("darwin.assume = lambda who: (os.setgid(who.gid), os.setuid(who.uid))", "groups"),
+        ("darwin.assume = lambda who: (os.setgroups(who.groups), os.setuid(who.uid))", "gid"),
+    ],
+    ids=["saved uid", "groups", "gid"],
+)
+def test_the_mac_s_drop_notices_what_was_left_out(scene: str, claim: str) -> None:
+    done = run(before=f"{MAC}os.setgroups([0, 7]); {scene}")
+    assert done.returncode == 1
+    assert "privileges were not dropped" in done.stderr
+    assert claim in done.stderr
+
+
 def test_open_descriptors_and_the_own_proc_entry_stay_usable() -> None:
     answer = dropped(
         before="left, right = socket.socketpair()",
