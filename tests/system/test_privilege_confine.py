@@ -91,10 +91,12 @@ def test_what_a_filter_does_goes_on_working() -> None:
             attempt(lambda: (t := threading.Thread(target=int), t.start(), t.join())) != "PermissionError",
             attempt(lambda: (s := socket.create_server(("127.0.0.1", 0)),
                              socket.create_connection(s.getsockname()).send(b"x"))[1]),
-            attempt(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4).fileno() > 0)]""",
+            attempt(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 4).fileno() > 0),
+            open("/proc/self/statm").read() != "", attempt(open, "/proc/1/stat"),
+            attempt(open, "/proc/self/root/etc/passwd")]""",
         before="socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)",
     )
-    assert answers == [5, "xml", "decimal", True, "1", "True"]
+    assert answers == [5, "xml", "decimal", True, "1", "True", True, "PermissionError", "PermissionError"]
 
 
 @no_seccomp

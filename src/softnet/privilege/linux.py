@@ -102,7 +102,7 @@ def confine(
     """Give up files, programs and sockets that a filter never needs; returns the measures that hold.
 
     Afterwards only `readable` can be read, besides the code of Python, Softnet and the system's
-    libraries; files can be written, made and removed only in `writable`; no program can be started.
+    libraries, and /proc/self; files can be written, made and removed only in `writable`; no program can be started.
     `signals`: this process will yet signal others, such as a command that it started. Raises
     PrivilegeError for a path in `writable` that is not there.
     """
@@ -124,8 +124,8 @@ def loaded_libraries() -> list[str]:
 
 
 def _code() -> list[str]:
-    """Where modules that are imported late, and the libraries they link to, come from."""
-    return [*(path for path in sys.path if path.startswith("/")), *LIBRARIES]
+    """Where modules that are imported late and the libraries they link to come from, and ourselves."""
+    return [*(path for path in sys.path if path.startswith("/")), *LIBRARIES, "/proc/self"]
 
 
 def capabilities() -> Capabilities:
