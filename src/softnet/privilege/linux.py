@@ -102,9 +102,9 @@ def confine(
     """Give up files, programs and sockets that a filter never needs; returns the measures that hold.
 
     Afterwards only `readable` can be read, besides the code of Python, Softnet and the system's
-    libraries, and /proc/self; files can be written, made and removed only in `writable`; no program can be started.
-    `signals`: this process will yet signal others, such as a command that it started. Raises
-    PrivilegeError for a path in `writable` that is not there.
+    libraries, and /proc/self; files can be written, made and removed only in `writable`; no program
+    can be started. `signals`: this process will yet signal others, such as a command that it started.
+    Raises PrivilegeError for a path in `writable` that is not there.
     """
     _require_one_thread()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
