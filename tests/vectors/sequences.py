@@ -300,6 +300,17 @@ def ignoring(corpus: Corpus) -> None:
                 no_lease(0),
             ],
         )
+    corpus.sequence(
+        "inform-of-the-same-xid",
+        "an INFORM takes over the xid of a REQUEST: the ACK may be its own, and teaches nothing",
+        spec,
+        [
+            vm(0, "pass-dhcp", request()),
+            vm(0, "pass-dhcp", client(INFORM, ciaddr=VM)),
+            up(0, server(ACK)),
+            no_lease(0),
+        ],
+    )
     changed = server(ACK, lease_options(seconds=1), yiaddr=OTHER, xid=3)
     corpus.sequence(
         "inform-bound",
