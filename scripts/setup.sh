@@ -65,7 +65,7 @@ trap 'rm -f "$log"' EXIT
 # The package lists may be missing or out of date: only then are they fetched.
 # shellcheck disable=SC2086 # names of packages, one word each
 if ! install_packages $missing; then
-    quiet_apt_get update >"$log" 2>&1 || fail "apt-get update failed: $(tail -n 1 "$log"); check the network and /etc/apt"
+    quiet_apt_get -o APT::Update::Error-Mode=any update >"$log" 2>&1 || fail "apt-get update failed: $(grep "^E:" "$log" | head -n 1); check the network and /etc/apt"
     install_packages $missing || fail "apt-get install failed: $(grep '^E:' "$log" | tail -n 1); run it by hand:
     apt-get install --no-install-recommends$missing"
 fi
