@@ -32,7 +32,8 @@ class Facts(NamedTuple):
     """What an uplink knows about its network; None and empty where it does not know.
 
     `dns` is what `@dns` means: the servers that the VM's lease names, so no uplink's to say.
-    `host_open` is false where the host is not a neighbour of the VM that it may talk to by default.
+    `host_open` is false where the gateway, if anything, is the host's loopback: then the host is closed by
+    default, and no rule but one that says `@host` opens the gateway.
     """
 
     gateway: int | None = None
@@ -58,6 +59,14 @@ class Policy(NamedTuple):
     def follows_lease(self) -> bool:
         """Whether a lease's DNS servers change what this compiles to."""
         return any(rule.target.dns for rule in self.rules)
+
+    @property
+    def opens_host(self) -> bool:
+        """Whether a rule lets the VM reach `@host`, or some port of it."""
+        return any(
+            rule.action == ALLOW and rule.applies(OUT) and rule.target.address is None and not rule.target.dns
+            for rule in self.rules
+        )
 
 
 def parse(allow: Iterable[str] = (), block: Iterable[str] = ()) -> Policy:
@@ -128,7 +137,7 @@ def explain(
     opened_by_default = reason in (reasons.NOT_GLOBAL, reasons.PASS_GLOBAL)
     if opened_by_default and direction == OUT and port == 53 and address in facts.dns:
         reason = reasons.PASS_DNS
-    return Explanation(reason, None if reason == reasons.MARTIAN else rule)
+    return Explanation(reason, None if reason in (reasons.MARTIAN, reasons.NOT_GLOBAL) else rule)
 
 
 def _plain_layer(policy: Policy, facts: Facts, direction: str) -> list[Interval]:
@@ -178,7 +187,15 @@ def compile_policy(policy: Policy, facts: Facts) -> Table:
     """Every destination's reason code: martians over rules over the host over the defaults."""
     rules = _plain_layer(policy, facts, OUT)
     below = prefix.overlay(_host_layer(facts, rules), _DEFAULTS)
-    return _with_ports(policy, facts, OUT, prefix.overlay(rules, below), _MARTIANS)
+    return _with_ports(policy, facts, OUT, prefix.overlay(rules, below), _never(policy, facts))
+
+
+def _never(policy: Policy, facts: Facts) -> list[Interval]:
+    """What no rule opens; of the host's loopback, what no rule has opened by its name."""
+    if facts.host_open or facts.gateway is None or policy.opens_host:
+        return _MARTIANS
+    closed = prefix.build([Prefix(facts.gateway, 32, reasons.NOT_GLOBAL)])
+    return prefix.overlay(_MARTIANS, closed)
 
 
 def compile_inbound(policy: Policy, facts: Facts) -> Table | None:

@@ -263,3 +263,30 @@ def test_allowed_within() -> None:
         (parse_ipv4("10.2.0.0"), last),
     ]
     assert allowed_within(rules, FACTS, parse_ipv4("11.0.0.0"), parse_ipv4("12.0.0.0")) == []
+
+
+CLOSED = FACTS._replace(host_open=False)
+
+
+@pytest.mark.parametrize("address", ["192.168.64.1", "10.0.0.2", "8.8.4.4"])
+def test_a_host_that_is_not_open_is_closed_by_default(address: str) -> None:
+    assert verdict(parse(), address, CLOSED) == "not-global"
+    assert verdict(parse(["@host"]), address, CLOSED) == "pass-rule"
+
+
+@pytest.mark.parametrize("rules", ["0.0.0.0/0", "192.168.64.1", "192.168.0.0/16", "in @host", "@dns"])
+def test_only_its_name_opens_the_loopback_of_a_host_that_is_not_open(rules: str) -> None:
+    assert verdict(parse([rules]), "192.168.64.1", CLOSED) == "not-global"
+
+
+def test_other_addresses_of_a_host_that_is_not_open_follow_the_rules() -> None:
+    assert verdict(parse(["10.0.0.0/8"]), "10.0.0.2", CLOSED) == "pass-rule"
+    assert verdict(parse(["10.0.0.0/8"]), "192.168.64.1", CLOSED) == "not-global"
+
+
+def test_a_port_of_a_host_that_is_not_open() -> None:
+    table = compile_policy(parse(["@host:22"]), CLOSED)
+    assert table.ports is not None
+    entry = table.lookup(GATEWAY)
+    assert table.ports.lookup(entry, 6, 22) == reasons.PASS_RULE
+    assert table.ports.lookup(entry, 6, 23) == reasons.NOT_GLOBAL

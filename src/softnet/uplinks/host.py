@@ -6,6 +6,7 @@ this may run set-user-ID.
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -165,6 +166,14 @@ def _reachable(servers: Iterable[str]) -> tuple[int, ...]:
         if address >> 24 not in (0, 127):
             found[address] = None
     return tuple(found)[:MAX_DNS_SERVERS]
+
+
+NO_DNS_SERVER = "no DNS server of this host can be reached from a VM; name one with --dns ADDRESS"
+
+
+def notice(text: str) -> None:
+    """A line for the operator about something that is no error."""
+    print(f"softnet: {text}", file=sys.stderr)
 
 
 def dns_servers(files: Sequence[str] = RESOLV_CONFS) -> tuple[int, ...]:

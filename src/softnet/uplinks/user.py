@@ -2,12 +2,19 @@
 
 Softnet starts one passt (https://passt.top) on the other end of a stream socket, with QEMU's length
 framing, and passt confines itself. The VM gets the second address of `--pool` in a network that
-exists nowhere but on that socket, so it cannot overlap the host's; its gateway is passt, which by
-default leads nowhere. Only when the rules allow `@host` does the gateway stand for the host's
-loopback. IPv6 is off. Exposed ports are passt's own listening sockets.
+exists nowhere but on that socket, so it cannot overlap the host's; its gateway is passt. IPv6 is off.
 
-passt ends when its socket closes, however Softnet came to its end; when passt ends first, the link
-says so. It is ready when it answers an ARP request for the gateway, which also tells its MAC address.
+To the host, all that the VM sends comes from the host itself. So the host is closed to it unless a rule
+says `@host`: its own addresses, and the gateway, which then stands for the host's loopback. That is
+the filter's doing (`Facts.host_open`); passt does not even know the way, unless it may come to need it:
+for rules that say `@host`, for rules that change, and for the answers to UDP clients on the host itself.
+
+Exposed ports are passt's own listening sockets, from its start to its end. Clients keep their
+addresses, but for those on the host's loopback, who look like the gateway.
+
+passt ends with Softnet, however that ended: when its socket closes, and should it not look at its
+socket, because the kernel kills it with its parent. When passt ends first, the link says so. It is
+ready when it answers an ARP request for the gateway, which also tells its MAC address.
 """
 
 import os
@@ -15,16 +22,31 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
-from softnet.config import HOST_ONLY, UDP, Expose, Settings
+from softnet import privilege
+from softnet.config import HOST_ONLY, TCP, UDP, Expose, Settings
 from softnet.core.address import format_ipv4
-from softnet.core.packet import BROADCAST_MAC, ETHERTYPE_ARP, View, ethernet
-from softnet.errors import ConfigError, UplinkError
+from softnet.core.frames import Batch
+from softnet.core.packet import (
+    BROADCAST_MAC,
+    ETHERTYPE_ARP,
+    ETHERTYPE_IPV4,
+    PROTOCOL_TCP,
+    View,
+    ethernet,
+    ipv4,
+    transport_checksum,
+)
+from softnet.core.reasons import PASS_LIMIT
+from softnet.errors import ConfigError, SoftnetError, UplinkError
+from softnet.links import Link
+from softnet.links.answering import Answering
 from softnet.links.stream import StreamLink
 from softnet.policy import Facts, Policy
-from softnet.rules import ALLOW
+from softnet.privilege import Identity
 from softnet.uplinks import host
 
 INSTALL = "apt-get install passt (or see https://passt.top), or run as root with --uplink nat"
@@ -32,6 +54,13 @@ NEEDED = ("--fd", "--no-map-gw", "--ipv4-only")  # what passt has learnt last of
 READY_SECONDS = 5.0
 ENDING_SECONDS = 0.5
 COMPLAINT_BYTES = 4096
+HANDSHAKES = 64
+LAST_DESCRIPTOR = 1 << 20
+PR_SET_PDEATHSIG = 1
+
+SYN_ACK, FIN_SYN_RST_ACK = 0x12, 0x17
+ACK = b"\x50\x10"  # a header of 20 bytes, and the flag
+FIRST_WINDOW = 57  # 14,592 bytes by the scale that passt offers: what it grants itself at first
 
 
 class PasstPorts:
@@ -44,6 +73,49 @@ class PasstPorts:
         """Nothing to do: without its address the VM does not answer, and passt ends the connection."""
 
 
+class HandshakeLink(Answering):
+    """Completes handshakes with exposed ports that passt leaves open: answers a repeated SYN-ACK.
+
+    passt before 2023_03_21 (Debian 12's) acknowledges a SYN-ACK only together with the client's first
+    data, so that a server that speaks first would wait for ever. This way it waits a second. Not at
+    once, because that passt loops for ever when it reads a SYN-ACK and what follows it in one go.
+    Remembers the last HANDSHAKES connections.
+    """
+
+    def __init__(self, link: Link) -> None:
+        super().__init__(link)
+        self._seen: deque[bytes] = deque(maxlen=HANDSHAKES)
+
+    def _answers(self, batch: Batch) -> Iterator[bytes]:
+        for at in range(batch.count):
+            start = batch.offset[at]
+            if batch.verdict[at] < PASS_LIMIT and is_syn_ack(batch.data[start:], batch.length[at]):
+                frame = batch.frame(at)
+                connection = frame[26:42]  # addresses, ports, and the VM's initial sequence number
+                if connection in self._seen:
+                    yield acknowledgement(frame)
+                else:
+                    self._seen.append(connection)
+
+
+def is_syn_ack(data: memoryview, length: int) -> bool:
+    """The frame is IPv4 without options, and the second of a TCP handshake."""
+    is_tcp = length >= 54 and data[23] == PROTOCOL_TCP and data[14] == 0x45
+    return is_tcp and data[47] & FIN_SYN_RST_ACK == SYN_ACK
+
+
+def acknowledgement(syn_ack: bytes) -> bytes:
+    """The third frame of a TCP handshake, made of the second (RFC 9293 3.5)."""
+    frame = View(syn_ack)
+    ports = frame.copy(36, 38) + frame.copy(34, 36)
+    numbers = frame.copy(42, 46) + (frame.u32(38) + 1 & 0xFFFFFFFF).to_bytes(4, "big")
+    segment = ports + numbers + ACK + FIRST_WINDOW.to_bytes(2, "big")
+    source, destination = frame.u32(30), frame.u32(26)
+    checksum = transport_checksum(source, destination, PROTOCOL_TCP, segment + bytes(4))
+    packet = ipv4(source, destination, PROTOCOL_TCP, segment + checksum.to_bytes(2, "big") + bytes(2))
+    return ethernet(frame.u48(6), frame.u48(0), ETHERTYPE_IPV4, packet)
+
+
 class UserUplink:
     """See `softnet.uplinks.Uplink`. Owns the passt process."""
 
@@ -53,20 +125,25 @@ class UserUplink:
         if settings.net_type == HOST_ONLY:
             remedy = "leave it out, or run as root with --uplink nat"
             raise ConfigError("--vm-net-type", HOST_ONLY, "is not possible with --uplink user", remedy)
-        program = find_passt()
+        who = privilege.identity(settings.user, settings.group)
+        program = find_passt(who)
         for port in settings.expose:
             check_free(port)
+        servers = settings.dns or host.dns_servers()
+        if not servers:
+            host.notice(host.NO_DNS_SERVER)
         ours, theirs = socket.socketpair()
         self._complaints, writer = os.pipe2(os.O_NONBLOCK)
         try:
-            theirs.set_inheritable(True)
-            argv = arguments(settings, policy, theirs.fileno())
-            self._child = _spawn(program, argv, writer)
+            argv = arguments(settings, policy, servers, theirs.fileno())
+            self._child = _spawn(program, argv, who, {2: writer, theirs.fileno(): theirs.fileno()})
         finally:
             theirs.close()
             os.close(writer)
         self._socket = ours
-        self.link = StreamLink(ours)
+        self.link: Link = StreamLink(ours)
+        if any(port.protocol == TCP for port in settings.expose):
+            self.link = HandshakeLink(self.link)
         self.mtu = settings.mtu
         gateway = settings.pool[0] + 1
         try:
@@ -74,7 +151,8 @@ class UserUplink:
         except BaseException:
             self.close()
             raise
-        self.facts = Facts(gateway, gateway_mac, host.addresses(host.routes()))
+        own = host.addresses(host.routes())
+        self.facts = Facts(gateway, gateway_mac, own, host_open=False)
 
     def close(self) -> None:
         """Closes passt's socket, which ends it; one that does not end is killed."""
@@ -98,7 +176,8 @@ class UserUplink:
     def _await_gateway(self, vm_mac: int, gateway: int) -> int:
         """The gateway's MAC address, from passt's answer to an RFC 5227 probe for its address."""
         probe = _arp_probe(vm_mac, gateway)
-        self._socket.sendall(len(probe).to_bytes(4, "big") + probe)
+        with suppress(BrokenPipeError):  # reading then tells why
+            self._socket.sendall(len(probe).to_bytes(4, "big") + probe)
         deadline = time.monotonic() + READY_SECONDS
         while (left := deadline - time.monotonic()) > 0:
             frame = self._next_frame(left)
@@ -123,43 +202,38 @@ class UserUplink:
         select.select([self._complaints], [], [], ENDING_SECONDS)
         with suppress(BlockingIOError):
             lines = os.read(self._complaints, COMPLAINT_BYTES).decode(errors="replace").split("\n")
-            return [INSTALL, *filter(None, lines)][-1]
+            return [INSTALL, *(line for line in lines if line and "syslog" not in line)][-1]
         return f"it gave no reason; {INSTALL}"
 
 
-def find_passt() -> str:
-    """The path of a passt that has every option used here; UplinkError names the package."""
+def find_passt(who: Identity | None = None) -> str:
+    """The path of a passt that has every option used here; UplinkError names the package.
+
+    `who` runs it to find out; None is whoever asked for this process.
+    """
     for folder in os.get_exec_path():
         program = os.path.join(folder, "passt")
-        if os.access(program, os.X_OK):
+        if os.path.isfile(program) and os.access(program, os.X_OK):
             break
     else:
         raise UplinkError(f"--uplink user needs passt, which is not installed: {INSTALL}")
-    help_text = _output_of(program, ["passt", "--help"])
+    help_text = _output_of(program, ["passt", "--help"], who or privilege.identity(None, None))
     missing = [option for option in NEEDED if option not in help_text]
     if missing:
         raise UplinkError(f"--uplink user needs a newer passt: {program} has no {missing[0]}; {INSTALL}")
     return program
 
 
-def arguments(settings: Settings, policy: Policy, fd: int) -> list[str]:
-    """passt's command line."""
+def arguments(settings: Settings, policy: Policy, servers: Sequence[int], fd: int) -> list[str]:
+    """passt's command line; `servers` are the DNS servers that the VM is told of."""
     first, length = settings.pool
-    leads_to_host = any(
-        rule.action == ALLOW and rule.target.address is None and not rule.target.dns for rule in policy.rules
-    )
+    may_change = settings.control_fd is not None or settings.control is not None
+    leads_to_host = policy.opens_host or may_change or any(port.protocol == UDP for port in settings.expose)
     argv = ["passt", "--foreground", "--quiet", "--stderr", "--ipv4-only", "--no-dhcp-search"]
     argv += [] if leads_to_host else ["--no-map-gw"]
     argv += ["--fd", str(fd), "--mtu", str(settings.mtu)]
-    argv += [
-        "--address",
-        format_ipv4(first + 2),
-        "--netmask",
-        str(length),
-        "--gateway",
-        format_ipv4(first + 1),
-    ]
-    servers = settings.dns or host.dns_servers()
+    argv += ["--address", format_ipv4(first + 2), "--netmask", str(length)]
+    argv += ["--gateway", format_ipv4(first + 1)]
     for server in servers:
         argv += ["--dns", format_ipv4(server)]
     argv += [] if servers else ["--no-dhcp-dns"]
@@ -187,19 +261,52 @@ def check_free(port: Expose) -> None:
             raise ConfigError("--expose", port, problem, "choose another port or address") from None
 
 
-def _spawn(program: str, argv: Sequence[str], complaints: int) -> int:
-    """passt as a child with nothing of ours but its socket and a pipe for what it has to say."""
-    null = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1)]
-    actions = [*null, (os.POSIX_SPAWN_DUP2, complaints, 2)]
-    environment = {"PATH": os.environ.get("PATH", os.defpath)}
-    return os.posix_spawn(program, list(argv), environment, file_actions=actions)
+def _spawn(program: str, argv: list[str], who: Identity, files: dict[int, int]) -> int:
+    """A child with nothing of ours but `files` (its descriptor: ours, or the same number).
+
+    It has a session of its own, as the ^C at a terminal is for us. It has the identity that this
+    process will have, as nobody else's death may kill it, and because where Softnet is set-user-ID,
+    which program `passt` is was the caller's choice.
+    """
+    parent = os.getpid()
+    child = os.fork()
+    if child:
+        return child
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for number, source in {0: null, 1: null, 2: null, **files}.items():
+            os.dup2(source, number)
+            os.set_inheritable(number, True)
+        _close_others(sorted({0, 1, 2, *files}))
+        if os.geteuid() == 0:
+            privilege.assume(who)
+        _die_with(parent)
+        os.execve(program, argv, {"PATH": os.environ.get("PATH", os.defpath)})
+    except (OSError, SoftnetError) as error:
+        os.write(2, f"{error}\n".encode())
+    finally:
+        os._exit(1)
 
 
-def _output_of(program: str, argv: Sequence[str]) -> str:
+def _close_others(kept: Sequence[int]) -> None:
+    for number, following in zip(kept, [*kept[1:], LAST_DESCRIPTOR], strict=True):
+        os.closerange(number + 1, following)
+
+
+def _die_with(parent: int) -> None:
+    """Asks the kernel; whoever changes its identity has to ask again."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _output_of(program: str, argv: list[str], who: Identity) -> str:
     """What a short-lived program wrote to its standard output and error."""
     with os.fdopen(os.memfd_create("output"), "w+b") as output:
-        actions = [(os.POSIX_SPAWN_DUP2, output.fileno(), number) for number in (1, 2)]
-        os.waitpid(os.posix_spawn(program, list(argv), {}, file_actions=actions), 0)
+        os.waitpid(_spawn(program, argv, who, {1: output.fileno(), 2: output.fileno()}), 0)
         output.seek(0)
         return output.read().decode(errors="replace")
 
