@@ -30,7 +30,7 @@ ROOMS = (
     {"dhcp_server"},
     {"uplinks"},
     {"forwarder"},
-    {"expose", "events", "metrics", "capture", "control", "reporting"},
+    {"expose", "events", "metrics", "capture", "control", "reporting", "doctor"},
     {"cli"},
     {"__main__"},
 )
