@@ -13,7 +13,6 @@ from softnet.core.frames import Batch
 from softnet.core.reasons import BY_CODE, FROM_VM, PASS_LIMIT
 
 BUFFER = 4 << 20
-MAX_SNAPLEN = 1 << 18
 
 COMMENTS = {
     code: f"{'pass' if reason.passes else 'drop'} {reason.name}: {reason.sentence}"

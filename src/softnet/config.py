@@ -15,6 +15,10 @@ UDP = "udp"
 NAT = "nat"
 HOST_ONLY = "host"
 
+DROP = "drop"
+REJECT = "reject"
+DEFAULT_DENY_RATE = 100  # answers a second
+
 DEFAULT_LEASE_TIME = 600
 DEFAULT_MTU = 1500
 MIN_MTU = 576
@@ -59,6 +63,11 @@ class Settings(NamedTuple):
     policy: Policy = Policy()
     expose: tuple[Expose, ...] = ()
     control_fd: int | None = None
+    control: str | None = None
+    events: str | None = None
+    metrics: str | None = None
+    deny: str = DROP
+    deny_rate: int = DEFAULT_DENY_RATE
     gateway: int | None = None
     pool: tuple[int, int] = DEFAULT_POOL
     dns: tuple[int, ...] = ()

@@ -8,7 +8,6 @@ events, never frames: at most BUFFER bytes wait, and the next line that fits say
 """
 
 import errno
-import json
 import os
 import select
 import stat
@@ -46,8 +45,11 @@ class EventLog:
     """Lines into a descriptor that may be slow or gone. `lost` counts what was not written."""
 
     def __init__(self, descriptor: int, mac: int, watcher: Watcher) -> None:
+        from json import dumps  # only who writes events pays for it
+
         self.written = 0
         self.lost = 0
+        self._dumps = dumps
         self._unsaid = 0
         self._fd = descriptor
         self._mac = format_mac(mac)
@@ -77,7 +79,7 @@ class EventLog:
         if self._fd < 0 or len(self._unsent) > BUFFER:
             return False
         line = {"v": SCHEMA, "time": timestamp(time.time()), "vm": self._mac, "event": event} | fields
-        self._unsent += json.dumps(line, separators=(",", ":")).encode() + b"\n"
+        self._unsent += self._dumps(line, separators=(",", ":")).encode() + b"\n"
         self.written += 1
         return True
 
@@ -141,19 +143,20 @@ class Narrator:
     def expire(self, now: float) -> None:
         """Counts, INTERVAL after the first refusal or the last counts; then silence until the next one."""
         counts = self.drops.counts(now)
-        if self._log is not None:
-            self._tell("drops", counts)
-            unreported = self.drops.unreported - self._unreported
-            if unreported:
-                self._log.emit("unreported", flows=unreported, seconds=INTERVAL)
+        self._tell("drops", counts)
+        unreported = self.drops.unreported - self._unreported
+        if unreported:
+            self.tell("unreported", flows=unreported, seconds=INTERVAL)
         self._unreported = self.drops.unreported
         self.deadline = now + INTERVAL if counts else None
 
     def on_lease(self, event: LeaseEvent) -> None:
+        self.tell("lease", state=event.kind, cause=event.cause, **lease_fields(event.lease, event.at))
+
+    def tell(self, event: str, **fields: Any) -> None:
+        """One event, if anybody listens."""
         if self._log is not None:
-            self._log.emit(
-                "lease", state=event.kind, cause=event.cause, **lease_fields(event.lease, event.at)
-            )
+            self._log.emit(event, **fields)
 
     def _tell(self, kind: str, refusals: Iterable[Refusal]) -> None:
         for refusal in refusals:
@@ -161,9 +164,8 @@ class Narrator:
             if kind == "drop":
                 self.recent.append({"time": timestamp(time.time())} | fields)
                 del self.recent[:-RECENT]
-            if self._log is not None:
-                busy = refusal.reason in (VM_BUSY, UPLINK_BUSY)
-                self._log.emit("busy" if busy else kind, **fields)
+            busy = refusal.reason in (VM_BUSY, UPLINK_BUSY)
+            self.tell("busy" if busy else kind, **fields)
 
 
 def refusal_fields(refusal: Refusal, rule: str | None) -> dict[str, Any]:

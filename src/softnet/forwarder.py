@@ -38,7 +38,8 @@ UPLINK_GONE = "uplink-gone"
 class Timer(Protocol):
     """Something that wants to be called at `deadline`, in the clock's seconds (None: not now)."""
 
-    deadline: float | None
+    @property
+    def deadline(self) -> float | None: ...
 
     def expire(self, now: float) -> None: ...
 

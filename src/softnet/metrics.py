@@ -188,6 +188,11 @@ def _response(status: str, body: str, head_only: bool) -> bytes:
     return head.encode() + (b"" if head_only else content)
 
 
+def listen(option: str, text: str, listen_at: Callable[[str, str], socket.socket]) -> socket.socket:
+    """A listening socket at `ADDRESS:PORT` or `unix:PATH`; `listen_at` opens the latter."""
+    return listen_at(text[5:], option) if text.startswith("unix:") else listen_tcp(option, text)
+
+
 def listen_tcp(option: str, text: str) -> socket.socket:
     """A listening socket at `ADDRESS:PORT`. ConfigError says what is wrong with it."""
     from softnet.core.address import parse_ipv4

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from softnet.config import Expose
+from softnet.config import DROP, REJECT, Expose
 from softnet.errors import ConfigError
 from softnet.policy import Policy
 from softnet.rules import ALLOW, BLOCK, Rule, parse_rule
@@ -24,7 +24,7 @@ from softnet.rules import ALLOW, BLOCK, Rule, parse_rule
 T = TypeVar("T")
 
 VERSION = 1
-DENY_ACTIONS = ("drop", "reject")
+DENY_ACTIONS = (DROP, REJECT)
 LARGEST_RATE = 10_000
 LARGEST_FILE = 4 << 20
 

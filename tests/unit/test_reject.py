@@ -133,7 +133,7 @@ def test_never_answered(refused: bytes) -> None:
 
 
 def test_only_refusals_by_policy_are_answered_and_not_without_end() -> None:
-    rejecter = Rejecter(GATEWAY)
+    rejecter = Rejecter(GATEWAY, 100)
     batch = corpus.batch_of([frame(TCP, segment(0x02))] * 300)
     for at, reason in enumerate(
         [reasons.PASS_RULE, reasons.SRC_MAC, reasons.DST_MAC, reasons.MARTIAN, reasons.FRAGMENT]
@@ -151,7 +151,7 @@ def test_only_refusals_by_policy_are_answered_and_not_without_end() -> None:
 
 
 def test_a_spoofed_flood_takes_nothing_from_the_budget() -> None:
-    rejecter = Rejecter(GATEWAY)
+    rejecter = Rejecter(GATEWAY, 100)
     spoofed = corpus.batch_of([frame(UDP, udp(1, 2), source=OTHER)] * 500)
     honest = corpus.batch_of([frame(UDP, udp(1, 2))])
     for batch in (spoofed, honest):

@@ -8,14 +8,17 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
-from softnet import policy, privilege, rules
+from softnet import policy, policyfile, privilege, rules
 from softnet.cli.build import version_line
 from softnet.config import (
+    DEFAULT_DENY_RATE,
     DEFAULT_LEASE_TIME,
     DEFAULT_MTU,
     DEFAULT_POOL,
+    DROP,
     MAX_MTU,
     MIN_MTU,
+    REJECT,
     TCP,
     UDP,
     Expose,
@@ -23,6 +26,8 @@ from softnet.config import (
 )
 from softnet.core.address import MAC_GROUP_BIT, format_ipv4, mask_of, parse_ipv4, parse_mac
 from softnet.errors import ConfigError, SoftnetError
+from softnet.policy import Policy
+from softnet.policyfile import PolicyFile
 from softnet.uplinks.select import default_choice, parse_choice
 
 MAX_DESCRIPTOR = 2**31 - 1
@@ -68,15 +73,7 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
         help="vmnet | nat | bridge=NAME | user | fd=N | unix=PATH: the network side "
         "(default: vmnet on macOS; on Linux nat with CAP_NET_ADMIN, else user)",
     )
-    add("--allow", metavar="LIST", action="append", default=[], help="open these: prefixes, addresses, @host")
-    add("--block", metavar="LIST", action="append", default=[], help="close these; a tie is blocked")
-    add(
-        "--expose",
-        metavar="LIST",
-        action="append",
-        default=[],
-        help="[BIND:]EXTERNAL:INTERNAL[/tcp|/udp]: ports of the host that lead to the VM",
-    )
+    add_policy_options(parser)
     add("--bootpd-lease-time", metavar="SECONDS", default=str(DEFAULT_LEASE_TIME), help="(%(default)s)")
     add("--user", metavar="NAME", help="drop privileges to this user (default: the caller)")
     add("--group", metavar="NAME", help="drop privileges to this group")
@@ -92,15 +89,60 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     add("--no-offload", action="store_true", help="one frame a call on a TAP: no joined TCP segments")
     add("--ignore-client-id", action="store_true", help="key DHCP leases by MAC address alone")
     add("--control-fd", metavar="N", help="a connected stream socket for live policy (JSON-RPC)")
+    add("--control", metavar="PATH", help="listen there for softnet policy, explain, capture and others")
+    add("--events", metavar="PATH|fd=N", help="write what happens as JSON lines")
+    add("--metrics", metavar="ADDRESS:PORT|unix:PATH", help="serve Prometheus metrics there")
     add("--summary", action="store_true", help="print frames by reason to standard error at the end")
     add("--sudo-escalation-probing", action="store_true", help=argparse.SUPPRESS)
     add("--sudo-escalation-done", action="store_true", help=argparse.SUPPRESS)
     add("--supervisor-fd", metavar="N", help=argparse.SUPPRESS)
 
 
+def add_policy_options(parser: argparse.ArgumentParser) -> None:
+    """What the VM may reach, and what becomes of the rest."""
+    add = parser.add_argument
+    add("--policy", metavar="FILE", help="read rules and more from a TOML file; options add to it")
+    add(
+        "--allow",
+        metavar="LIST",
+        action="append",
+        default=[],
+        help="open these: RULE,RULE,... (docs/rules.md)",
+    )
+    add("--block", metavar="LIST", action="append", default=[], help="close these; a tie is blocked")
+    add(
+        "--expose",
+        metavar="LIST",
+        action="append",
+        default=[],
+        help="[BIND:]EXTERNAL:INTERNAL[/tcp|/udp]: ports of the host that lead to the VM",
+    )
+    add("--deny", metavar="drop|reject", help="drop what is refused, or answer it (default: drop)")
+
+
+def policy_from(options: argparse.Namespace) -> PolicyFile:
+    """The policy file with the options added; what neither says has its default."""
+    file = PolicyFile()
+    if options.policy is not None:
+        with privilege.acting_as(privilege.asker()):  # a path of the caller's, not one of root's
+            text = policyfile.read(options.policy)
+        file = policyfile.parse(options.policy, text, parse_expose)
+    rules = policy.parse(options.allow, options.block).rules
+    remedy = "write for example 2222:22 or 5353:53/udp"
+    expose = _each("--expose", options.expose, parse_expose, remedy)
+    deny = None if options.deny is None else _one_of("--deny", options.deny, (DROP, REJECT))
+    return PolicyFile(
+        Policy(tuple(dict.fromkeys(file.policy.rules + rules))),
+        tuple(dict.fromkeys(file.expose + expose)),
+        deny or file.deny or DROP,
+        file.deny_rate or DEFAULT_DENY_RATE,
+    )
+
+
 def settings_from(options: argparse.Namespace, vm_mac: int) -> Settings:
     """Settings from parsed options; ConfigError for the first value that is wrong."""
     chosen, control = options.uplink, options.control_fd
+    wanted = policy_from(options)
     return Settings(
         vm_mac=vm_mac,
         uplink=parse_choice(chosen) if chosen else default_choice(privilege.has_net_admin()),
@@ -108,8 +150,13 @@ def settings_from(options: argparse.Namespace, vm_mac: int) -> Settings:
         lease_time=number("--bootpd-lease-time", options.bootpd_lease_time, 1, MAX_LEASE_TIME),
         user=options.user,
         group=options.group,
-        policy=policy.parse(options.allow, options.block),
-        expose=_each("--expose", options.expose, parse_expose, "write for example 2222:22 or 5353:53/udp"),
+        policy=wanted.policy,
+        expose=wanted.expose,
+        deny=wanted.deny or DROP,
+        deny_rate=wanted.deny_rate or DEFAULT_DENY_RATE,
+        control=options.control,
+        events=options.events,
+        metrics=options.metrics,
         control_fd=None if control is None else number("--control-fd", control, 0, MAX_DESCRIPTOR),
         gateway=None if options.gateway is None else _address("--gateway", options.gateway),
         pool=pool(options.pool),

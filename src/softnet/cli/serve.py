@@ -19,7 +19,9 @@ from types import FrameType
 
 from softnet import privilege
 from softnet.cli import COMMANDS, complain, options
+from softnet.cli.observe import LivePolicy, Observer
 from softnet.config import Settings
+from softnet.control.sockets import open_control_fd
 from softnet.core.filter import Filter
 from softnet.core.lease import LeaseEvent
 from softnet.core.reasons import FROM_VM, TO_VM
@@ -28,9 +30,9 @@ from softnet.expose import Relay, filter_ports
 from softnet.forwarder import UPLINK_GONE, Forwarder
 from softnet.links import Link, attach
 from softnet.links.listen import Listener, listen_path
-from softnet.policy import compile_policy
+from softnet.policy import compile_inbound, compile_policy
 from softnet.uplinks import Publisher, Uplink
-from softnet.uplinks.select import PRIVILEGED, open_uplink
+from softnet.uplinks.select import PRIVILEGED, USER, open_uplink
 
 USAGE = """softnet --vm-fd N --vm-mac-address MAC [options]
        softnet run [options] -- COMMAND [ARGUMENT ...]
@@ -50,6 +52,8 @@ def main(argv: Sequence[str]) -> int:
     if (chosen.vm_fd is None) == (chosen.vm_socket is None):
         raise options.UsageError("give one of --vm-fd and --vm-socket; see softnet --help")
     settings = options.settings_from(chosen, options.vm_mac("--vm-mac-address", chosen.vm_mac_address))
+    if chosen.vm_fd is not None:
+        settings = settings._replace(vm_fd=options.number("--vm-fd", chosen.vm_fd, 0, options.MAX_DESCRIPTOR))
     if chosen.sudo_escalation_probing:
         return 0 if os.geteuid() == 0 else 1
     privilege.check_installation()
@@ -101,6 +105,7 @@ def serve(
     its end of file ends Softnet as SIGINT does.
     """
     stop = _Stop()
+    control = None if settings.control_fd is None else open_control_fd(settings.control_fd, settings.vm_fd)
     who = privilege.identity(settings.user, settings.group)
     with ExitStack() as undo:
         with privilege.acting_as(privilege.asker()):  # a path of the caller's, not one of root's
@@ -117,8 +122,10 @@ def serve(
         relay.attach(forwarder)
         publisher = relay if uplink.publisher is None else uplink.publisher
         forwarder.listeners.append(lambda event: _follow_lease(publisher, event))
-        privilege.confine()
-        return _forward(forwarder, stop, supervisor, summary)
+        live = LivePolicy(settings.policy, uplink.facts, forwarder.filter)
+        observer = undo.enter_context(closing(Observer(settings, live, forwarder, control)))
+        privilege.confine(writable=observer.folders, signals=settings.uplink.kind == USER)
+        return _forward(forwarder, observer, stop, supervisor, summary)
 
 
 def _compose(settings: Settings, vm: Link, uplink: Uplink) -> Forwarder:
@@ -127,6 +134,7 @@ def _compose(settings: Settings, vm: Link, uplink: Uplink) -> Forwarder:
     mtu = min(settings.mtu, uplink.mtu)
     table = compile_policy(settings.policy, facts)
     judge = Filter(settings.vm_mac, mtu, table, facts.gateway, facts.gateway_mac)
+    judge.set_table(table, compile_inbound(settings.policy, facts))
     judge.expose(filter_ports(settings.expose))
     return Forwarder(judge, vm, uplink.link, _slot(mtu))
 
@@ -144,7 +152,13 @@ def _slot(mtu: int) -> int:
     return -(-(mtu + ETHERNET_HEADER) // SLOT_ALIGNMENT) * SLOT_ALIGNMENT
 
 
-def _forward(forwarder: Forwarder, stop: "_Stop", supervisor: socket.socket | None, summary: bool) -> int:
+def _forward(
+    forwarder: Forwarder,
+    observer: Observer,
+    stop: "_Stop",
+    supervisor: socket.socket | None,
+    summary: bool,
+) -> int:
     stop.attach(forwarder)
     signal.signal(signal.SIGUSR1, lambda _number, _frame: _summarize(forwarder.filter))
     if supervisor is not None:
@@ -154,6 +168,7 @@ def _forward(forwarder: Forwarder, stop: "_Stop", supervisor: socket.socket | No
     gc.freeze()  # what start-up made stays; a collection later need not look at it
     ending = forwarder.run()
     forwarder.release()
+    observer.ended(ending)
     if summary:
         _summarize(forwarder.filter)
     if ending == UPLINK_GONE:

@@ -24,6 +24,7 @@ ISOLATION_CHANGE = -32002
 
 RULES = 4096
 REVISIONS = 4096
+MAX_SNAPLEN = 1 << 18
 
 
 class Enforcer(Protocol):
@@ -125,6 +126,17 @@ def explain_params(params: dict[str, Any]) -> tuple[int, int, int, str]:
     if direction not in (IN, OUT):
         raise RpcError(INVALID_PARAMS, "Invalid params: direction must be in or out")
     return number, protocols[protocol], port, direction
+
+
+def capture_params(params: dict[str, Any]) -> tuple[bool, int]:
+    """(refused frames alone, bytes kept of a frame) of `softnet.capture`."""
+    only(params, ("droppedOnly", "snaplen"))
+    dropped_only, snaplen = params.get("droppedOnly", False), params.get("snaplen", MAX_SNAPLEN)
+    if not isinstance(dropped_only, bool):
+        raise RpcError(INVALID_PARAMS, "Invalid params: droppedOnly must be true or false")
+    if type(snaplen) is not int or not 1 <= snaplen <= MAX_SNAPLEN:
+        raise RpcError(INVALID_PARAMS, f"Invalid params: snaplen must be a number from 1 to {MAX_SNAPLEN}")
+    return dropped_only, snaplen
 
 
 def reporting(report: Callable[[], Any]) -> Method:

@@ -4,13 +4,12 @@ from softnet.core.frames cimport Batch
 from softnet.core.packet cimport View
 
 cdef unsigned int BLOCKED, FLOW_FULL, FLOW_START, NOT_GLOBAL
-cdef double RATE, BURST
 
 
 @cython.final
 cdef class Rejecter:
     cdef object _gateway
-    cdef double _tokens, _refilled
+    cdef double _rate, _tokens, _refilled
     cdef View _view
 
     @cython.locals(answers=list, at="unsigned int", verdict="unsigned int")

@@ -7,7 +7,7 @@ ICMP destination unreachable, communication administratively prohibited (type 3 
 
 Answers go to the VM's own leased address alone, and never (RFC 1122 3.2.2) in answer to a fragment, an
 ICMP message that is no query, a TCP reset, or a broadcast or multicast, at either layer. A token
-bucket bounds them to RATE a second, BURST at once.
+bucket bounds them to `rate` a second, and to a second's worth at once.
 """
 
 from softnet.core.frames import Batch
@@ -22,8 +22,6 @@ from softnet.core.packet import (
 )
 from softnet.core.reasons import BLOCKED, FLOW_FULL, FLOW_START, NOT_GLOBAL
 
-RATE = 100.0
-BURST = 100.0
 QUOTED_BYTES = 548  # of the packet: an ICMP error is at most 576 bytes long (RFC 1812 4.3.2.3)
 PROHIBITED = b"\x03\x0d"
 QUERIES = frozenset((8, 13, 15, 17))  # echo, timestamp, information, address mask
@@ -32,11 +30,12 @@ QUERIES = frozenset((8, 13, 15, 17))  # echo, timestamp, information, address ma
 class Rejecter:
     """`gateway` is the address that ICMP messages come from; None: the refused destination itself."""
 
-    __slots__ = ("_gateway", "_refilled", "_tokens", "_view")
+    __slots__ = ("_gateway", "_rate", "_refilled", "_tokens", "_view")
 
-    def __init__(self, gateway: int | None) -> None:
+    def __init__(self, gateway: int | None, rate: float) -> None:
         self._gateway = gateway
-        self._tokens = BURST
+        self._rate = rate
+        self._tokens = rate
         self._refilled = 0.0
         self._view = View(b"")
 
@@ -60,10 +59,10 @@ class Rejecter:
 
     def _refill(self, now: float) -> None:
         if now > self._refilled:
-            self._tokens = self._tokens + (now - self._refilled) * RATE
+            self._tokens = self._tokens + (now - self._refilled) * self._rate
             self._refilled = now
-        if self._tokens > BURST:
-            self._tokens = BURST
+        if self._tokens > self._rate:
+            self._tokens = self._rate
 
 
 def reject(frame: bytes, address: int, gateway: int | None) -> bytes | None:

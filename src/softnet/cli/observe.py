@@ -1,0 +1,277 @@
+"""What a running Softnet tells and may be asked, put around its forwarder by `serve`.
+
+Everything here is opened after privileges were dropped, because paths and ports are the caller's to
+name, and before the process is confined. The policy that is enforced lives in `LivePolicy`, which the
+control channels replace; `Observer` holds the rest: events, refusals, rejects, captures, counters.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import softnet
+from softnet import clock
+from softnet.config import REJECT, Settings
+from softnet.control import registry
+from softnet.control.sockets import Hub, listen_at
+from softnet.core.address import format_mac
+from softnet.core.drops import Refusal
+from softnet.core.filter import Filter
+from softnet.core.frames import Batch
+from softnet.core.lease import LeaseEvent
+from softnet.core.numbers import FLOWS
+from softnet.core.reasons import (
+    BLOCKED,
+    BY_CODE,
+    FLOW_FULL,
+    FLOW_START,
+    FROM_VM,
+    PASS_INBOUND,
+    TO_VM,
+    VM_BUSY,
+)
+from softnet.core.reject import Rejecter
+from softnet.errors import LinkClosed
+from softnet.events import DIRECTIONS, EventLog, Narrator, lease_fields, open_events
+from softnet.forwarder import UPLINK_GONE, Forwarder
+from softnet.policy import Facts, Policy, compile_inbound, compile_policy, deciding_rule, explain
+from softnet.rules import ALLOW, IN, OUT, Rule, order
+
+if TYPE_CHECKING:
+    from softnet.control.protocol import Method
+    from softnet.metrics import Page
+
+BY_RULES = frozenset((BLOCKED, FLOW_START, FLOW_FULL))
+
+
+class LivePolicy:
+    """The policy that frames are judged by. A new one is compiled whole before it replaces the old one."""
+
+    def __init__(self, policy: Policy, facts: Facts, judge: Filter) -> None:
+        self.policy = policy
+        self.facts = facts
+        self.changes = 0
+        self.on_change: Callable[[Policy], None] = lambda _policy: None
+        self._filter = judge
+
+    def apply(self, policy: Policy) -> None:
+        """Enforces `policy` from the next frame on; ConfigError changes nothing."""
+        self._enforce(policy, self.facts)
+        self.policy = policy
+        self.changes += 1
+        self.on_change(policy)
+
+    def on_lease(self, event: LeaseEvent) -> None:
+        """`@dns` is what the lease says."""
+        facts = self.facts._replace(dns=() if event.kind == "lost" else event.lease.dns)
+        if self.policy.follows_lease and facts.dns != self.facts.dns:
+            self._enforce(self.policy, facts)
+        self.facts = facts
+
+    def rule_of(self, refusal: Refusal) -> str | None:
+        """The rule that decided a refusal, as `describe` spells it."""
+        if refusal.reason not in BY_RULES:
+            return None
+        from_vm = refusal.direction == FROM_VM
+        remote = refusal.destination if from_vm else refusal.source
+        where = OUT if from_vm else IN
+        rule = deciding_rule(self.policy, self.facts, remote, refusal.protocol, refusal.port, where)
+        if rule is None and self.facts.gateway is not None:
+            rule = deciding_rule(self.policy, self.facts, self.facts.gateway)
+        return describe(rule)
+
+    def explain(self, address: int, protocol: int, port: int, direction: str) -> dict[str, Any]:
+        found = explain(self.policy, self.facts, address, protocol, port, direction)
+        reason = BY_CODE[found.reason]
+        return {
+            "verdict": "pass" if reason.passes else "drop",
+            "reason": reason.name,
+            "why": reason.sentence,
+            "rule": describe(found.rule),
+            "stateful": self.policy.stateful,
+        }
+
+    def _enforce(self, policy: Policy, facts: Facts) -> None:
+        self._filter.set_table(compile_policy(policy, facts), compile_inbound(policy, facts))
+
+
+def describe(rule: Rule | None) -> str | None:
+    """A rule with its action, e.g. `block in 10.0.0.0/8:22/tcp`."""
+    return None if rule is None else f"{rule.action} {rule.text}"
+
+
+class Observer:
+    """Everything around one forwarder that tells or answers. `close` undoes it."""
+
+    def __init__(
+        self, settings: Settings, live: LivePolicy, forwarder: Forwarder, control: socket.socket | None
+    ) -> None:
+        self.folders: list[str] = []
+        self._settings = settings
+        self._live = live
+        self._forwarder = forwarder
+        self._started = clock.now()
+        self._rejects = 0
+        self._page: Page | None = None
+        self._log = None
+        if settings.events is not None:
+            self._log = EventLog(open_events(settings.events), settings.vm_mac, forwarder)
+        self._narrator = Narrator(self._log, live.rule_of)
+        self._hub = Hub(forwarder)
+        self._methods: dict[str, Method] = {}
+        self._attach()
+        try:
+            self._listen(control)
+        except BaseException:
+            self.close()
+            raise
+        self._start()
+
+    def ended(self, how: str) -> None:
+        """The forwarder stopped."""
+        if how == UPLINK_GONE:
+            self._narrator.tell("uplink", state="down")
+        self._narrator.tell("stop", cause=how, **self._counters())
+
+    def close(self) -> None:
+        self._hub.close()
+        if self._page is not None:
+            self._page.close()
+        if self._log is not None:
+            self._log.close()
+
+    def _attach(self) -> None:
+        """Takes part in the forwarder's loop."""
+        forwarder, live, narrator = self._forwarder, self._live, self._narrator
+        forwarder.droppers.append(narrator.on_drop)
+        forwarder.listeners += [live.on_lease, narrator.on_lease]
+        forwarder.timers += [narrator, self._hub]
+        live.on_change = self._tell_policy
+        if self._settings.deny == REJECT:
+            rejecter = Rejecter(live.facts.gateway, float(self._settings.deny_rate))
+            answers = Batch(64, 640)  # an ICMP error has at most 590 bytes with its Ethernet header
+            forwarder.droppers.append(lambda *seen: self._reject(rejecter, answers, *seen))
+
+    def _listen(self, control: socket.socket | None) -> None:
+        """Opens what others connect to."""
+        settings, hub = self._settings, self._hub
+        if control is not None:
+            hub.adopt(control, lambda: self._control_methods(operator=False))
+        if settings.control is not None:
+            self._listen_control(listen_at(settings.control, "--control"), settings.control)
+        registered = registry.register()
+        if registered is not None:
+            self._listen_control(*registered)
+        if settings.metrics is not None:
+            self._serve_metrics(settings.metrics)
+
+    def _listen_control(self, listener: socket.socket, path: str) -> None:
+        self._hub.listen(listener, path, lambda: self._control_methods(operator=True))
+        self.folders.append(os.path.dirname(path) or ".")
+
+    def _serve_metrics(self, where: str) -> None:
+        from softnet import metrics
+
+        listener = metrics.listen("--metrics", where, listen_at)
+        if where.startswith("unix:"):
+            self.folders.append(os.path.dirname(where[5:]) or ".")
+        self._page = metrics.Page(listener, self._forwarder, lambda: metrics.render([self._snapshot()]))
+
+    def _control_methods(self, operator: bool) -> "dict[str, Method]":
+        """The contract of `--control-fd`, and for an operator all the rest. Made at the first request."""
+        from softnet.control import methods
+
+        if not self._methods:
+            self._methods = methods.PolicyMethods(self._live).table()
+        if not operator:
+            return self._methods
+        return self._methods | {
+            "softnet.stats": methods.reporting(self._snapshot),
+            "softnet.lease": methods.reporting(self._lease),
+            "softnet.refusals": methods.reporting(lambda: self._narrator.recent),
+            "softnet.explain": lambda params: self._live.explain(*methods.explain_params(params)),
+            "softnet.capture": self._capture,
+        }
+
+    def _capture(self, params: dict[str, Any]) -> Any:
+        from softnet.capture import Capture
+        from softnet.control.methods import capture_params
+        from softnet.control.protocol import Upgrade
+
+        dropped_only, snaplen = capture_params(params)
+        name = format_mac(self._settings.vm_mac)
+        capture = Capture(name, softnet.__version__, snaplen, dropped_only, self._end_capture)
+        self._forwarder.taps = [*self._forwarder.taps, capture.look]
+        return Upgrade({"format": "pcapng", "snaplen": snaplen}, capture)
+
+    def _end_capture(self, capture: Any) -> None:
+        self._forwarder.taps = [look for look in self._forwarder.taps if look != capture.look]
+
+    def _reject(self, rejecter: Rejecter, answers: Batch, batch: Batch, direction: int, now: float) -> None:
+        lease = self._forwarder.filter.lease
+        if direction != FROM_VM or lease is None:
+            return
+        answers.clear()
+        for frame in rejecter.answer(batch, lease.address, now):
+            if answers.append(frame):
+                answers.verdict[answers.count - 1] = PASS_INBOUND
+        if answers.count:
+            self._rejects += answers.count
+            try:
+                self._forwarder.vm.send(answers, VM_BUSY)
+            except LinkClosed:
+                return  # the loop finds out for itself
+
+    def _start(self) -> None:
+        self._narrator.tell(
+            "start", pid=os.getpid(), version=softnet.__version__, uplink=str(self._settings.uplink)
+        )
+        self._narrator.tell("uplink", state="up")
+        self._tell_policy(self._live.policy)
+
+    def _tell_policy(self, policy: Policy) -> None:
+        ordered = sorted(policy.rules, key=order)
+        self._narrator.tell(
+            "policy",
+            allow=[rule.text for rule in ordered if rule.action == ALLOW],
+            block=[rule.text for rule in ordered if rule.action != ALLOW],
+            stateful=policy.stateful,
+        )
+
+    def _lease(self) -> dict[str, Any] | None:
+        now = clock.now()
+        lease = self._forwarder.filter.lease
+        return None if lease is None or lease.expiry <= now else lease_fields(lease, now)
+
+    def _counters(self) -> dict[str, Any]:
+        judge = self._forwarder.filter
+        sides = (FROM_VM, TO_VM)
+        return {
+            "frames": {DIRECTIONS[side]: judge.counts(side) for side in sides},
+            "bytes": {DIRECTIONS[side]: judge.passed_bytes(side) for side in sides},
+        }
+
+    def _snapshot(self) -> dict[str, Any]:
+        """What `softnet.stats` answers; docs/control.md says what each means."""
+        settings, log = self._settings, self._log
+        return self._counters() | {
+            "vm": format_mac(settings.vm_mac),
+            "pid": os.getpid(),
+            "version": softnet.__version__,
+            "uplink": str(settings.uplink),
+            "uptime": round(clock.now() - self._started, 3),
+            "time": round(time.time(), 3),
+            "lease": self._lease(),
+            "flows": self._forwarder.filter.flows,
+            "flowLimit": FLOWS,
+            "rules": len(self._live.policy.rules),
+            "stateful": self._live.policy.stateful,
+            "bridgeIsolation": settings.policy.isolated,
+            "deny": settings.deny,
+            "policyChanges": self._live.changes,
+            "rejects": self._rejects,
+            "unreported": self._narrator.drops.unreported,
+            "events": {"written": 0 if log is None else log.written, "lost": 0 if log is None else log.lost},
+        }
