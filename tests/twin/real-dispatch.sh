@@ -11,7 +11,7 @@ if ! [ -f "$system/.ready" ]; then
 		trixie "$system" "$mirror"
 	touch "$system/.ready"
 fi
-dispatch="$(dirname "$(find "$system/usr/lib" -name libdispatch.so | head -n1)")"
+dispatch="$(dirname "$(find "$system/usr" -name libdispatch.so | head -n1)")"
 mkdir -p "$system/softnet"
 rm -rf "$system/softnet/src" "$system/softnet/tests"
 make -s -C "$root/tests/twin" OUT="$system/softnet/.cache/twin" DISPATCH="$dispatch"
@@ -22,6 +22,8 @@ unshare -m chroot "$system" env -i PATH=/usr/bin:/bin PYTHONPATH=/softnet/src:/s
 	mount -t proc proc /proc
 	cd /softnet
 	ldd .cache/twin/libtwinvmnet.so | grep libdispatch
+	mkdir -p /tmp/client && rm -f /tmp/client/*
+	TWIN_ANYUID=1 TWIN_WIRE=unix:/tmp/client/wire .cache/twin/client /tmp/client
 	python3 -m pytest -o addopts=--import-mode=importlib -p no:cacheprovider --timeout 120 \
 		tests/unit/test_vmnet_interface.py tests/unit/test_vmnet_link.py tests/unit/test_vmnet_rules.py \
 		tests/unit/test_vmnet_blocks.py tests/unit/test_vmnet_uplink.py'

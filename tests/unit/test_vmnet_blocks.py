@@ -40,7 +40,7 @@ def test_the_literal_is_a_global_block_with_a_signature(api: Api) -> None:
 
 
 def test_the_runtime_neither_copies_nor_frees_it(api: Api) -> None:
-    system = ctypes.CDLL("libBlocksRuntime.so.0")
+    system = ctypes.CDLL(str(support.folder() / "libtwinsystem.so"))  # finds what it is linked with
     system._Block_copy.restype, system._Block_copy.argtypes = c_void_p, [c_void_p]
     system._Block_release.argtypes = [c_void_p]
     block = Block(api, STATUS_SIGNATURE, [c_uint32], print)

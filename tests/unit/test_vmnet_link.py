@@ -237,6 +237,18 @@ def test_what_cannot_be_a_frame_is_never_handed_to_vmnet(link: VmnetLink, wire: 
     assert wire.recv(2048) == bytes(60)
 
 
+def test_a_frame_that_was_cut_on_the_way_in_is_never_sent(link: VmnetLink, wire: Wire) -> None:
+    """Its true length reaches into the next slot: what lies there is another frame's."""
+    introduce(link, wire)
+    batch = Batch(2, 100)
+    batch.append(bytes(150))
+    batch.append(b"\x01" * 100)
+    batch.verdict[0] = batch.verdict[1] = reasons.PASS_GLOBAL
+    assert link.send(batch, reasons.UPLINK_BUSY) == 1
+    assert list(batch.verdict) == [reasons.UPLINK_BUSY, reasons.PASS_GLOBAL]
+    assert wire.recv(2048) == b"\x01" * 100
+
+
 def test_a_packet_that_vmnet_refuses_does_not_take_the_batch_with_it(link: VmnetLink, wire: Wire) -> None:
     """The twin, like vmnet, refuses a whole call for one packet: here two that the link let through."""
     introduce(link, wire)
@@ -289,6 +301,26 @@ def test_every_burst_wakes(link: VmnetLink, wire: Wire) -> None:
             while link.receive(batch):
                 got += [batch.frame(index) for index in range(batch.count)]
         assert got == [bytes([number % 256]) * 60]
+
+
+def test_a_frame_that_comes_right_after_an_empty_read_wakes(
+    link: VmnetLink, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The narrowest moment: vmnet has said that nothing waits, and the loop does not know it yet."""
+    api = link._interface.api
+    read = api.vmnet_read
+
+    def read_and_then_a_frame(*arguments: object) -> object:
+        status = read(*arguments)
+        wire.send(b"\x55" * 60)
+        assert select.select([link], [], [], 5)[0]
+        return status
+
+    batch = Batch(4, SLOT)
+    monkeypatch.setattr(api, "vmnet_read", read_and_then_a_frame)
+    assert link.receive(batch) == 0
+    monkeypatch.setattr(api, "vmnet_read", read)
+    assert drain(link, 1, batch) == [b"\x55" * 60]
 
 
 def test_a_storm_of_frames_loses_none_and_never_spins(link: VmnetLink, wire: Wire) -> None:
