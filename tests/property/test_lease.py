@@ -23,6 +23,8 @@ class Twin:
         self.address: str | None = None
         self.until = 0.0
         self.asked: int | None = None
+        self.unanswered: list[int] = []
+        self.overtaken: set[int] = set()
         self.identifiers: set[bytes] = set()
         self.declines = 0
         self.tokens = 20.0
@@ -47,8 +49,11 @@ class Twin:
             self.declines += 1
         if kind in (DECLINE, RELEASE):
             self.address = self.asked = None
+            self.overtaken.update(self.unanswered)
+            self.unanswered = []
         elif kind == REQUEST:
-            self.asked = xid
+            self.unanswered.append(xid)
+            self.asked = None if xid in self.overtaken else xid
         elif kind == INFORM and xid == self.asked:
             self.asked = None
         return "pass-dhcp"
@@ -58,6 +63,8 @@ class Twin:
     ) -> None:
         if not counts or xid != self.asked:
             return
+        if kind in (ACK, NAK) and xid in self.unanswered:
+            self.unanswered.remove(xid)
         if kind == NAK:
             self.address = self.asked = None
         elif kind == ACK and address != NOBODY and seconds is not None:

@@ -10,7 +10,8 @@ States are NONE (no lease) and BOUND. What may change the state:
 
 Nothing else teaches anything: no OFFER, no answer to an INFORM, no reply that is not for this
 chaddr, not from the gateway (without a known gateway: not from the server that the REQUEST named,
-where it named one) or not to the outstanding xid.
+where it named one) or not to the outstanding xid. The xid of a REQUEST that a
+RELEASE or DECLINE overtook never counts again: its ACK names an address that the server has freed.
 
 The VM is also kept from starving the server's pool: MAX_CLIENT_IDS different client identifiers and
 MAX_DECLINES DECLINEs in its life, and a token bucket for all of its messages. What a guest can
@@ -29,6 +30,7 @@ MAX_CLIENT_IDS = 4
 MAX_DECLINES = 3
 BUCKET_MESSAGES = 20.0
 BUCKET_REFILL = 1.0  # messages a second
+SPENT_XIDS = 32  # more REQUESTs than the bucket lets through while an answer can still be late
 
 NONE = "none"
 BOUND = "bound"
@@ -100,6 +102,8 @@ class Snooper:
         self._mac = mac
         self._gateway = gateway
         self._request: _Request | None = None
+        self._unanswered: deque[int] = deque(maxlen=SPENT_XIDS)
+        self._spent: deque[int] = deque(maxlen=SPENT_XIDS)
         self._grants: dict[bytes | None, Lease] = {}
         self._client_ids: set[bytes] = set()
         self._declines = 0
@@ -135,6 +139,8 @@ class Snooper:
         message = dhcp.parse(payload)
         if message is None or not self._counts(message, source):
             return
+        if message.message_type in (dhcp.ACK, dhcp.NAK) and message.xid in self._unanswered:
+            self._unanswered.remove(message.xid)
         if message.message_type == dhcp.NAK:
             self._request = None
             self._apply(REFUSED, now)
@@ -177,11 +183,16 @@ class Snooper:
             named = message.server_id
             if named is None and destination != BROADCAST_IPV4:
                 named = destination
-            self._request = _Request(message.xid, named, message.client_id)
+            self._unanswered.append(message.xid)
+            known = _Request(message.xid, named, message.client_id)
+            self._request = None if message.xid in self._spent else known
         elif kind == dhcp.INFORM and self._request is not None and self._request.xid == message.xid:
             self._request = None
         elif kind in (dhcp.RELEASE, dhcp.DECLINE):
             self._give_back(message)
+            self._request = None  # an answer on its way names an address that may be somebody else's by now
+            self._spent.extend(self._unanswered)
+            self._unanswered.clear()
             self._apply(RELEASED if kind == dhcp.RELEASE else DECLINED, now)
 
     def _give_back(self, message: dhcp.Message) -> None:
@@ -215,7 +226,6 @@ class Snooper:
             client_id=request.client_id,
             xid=message.xid,
         )
-        self._request = None
         self._grants[lease.client_id] = lease
         self._apply(GRANTED, now, lease)
 
