@@ -13,6 +13,7 @@ there. The bridge itself is not changed in any other way, its MTU included.
 
 import errno
 import os
+from typing import NamedTuple
 
 from softnet.config import HOST_ONLY, Settings
 from softnet.core.address import format_mac, parse_ipv4, parse_mac
@@ -26,6 +27,13 @@ TAP_PREFIX = "sb"
 NAME_TRIES = 16
 
 
+class Device(NamedTuple):
+    """What has to be known of the bridge itself."""
+
+    mtu: int
+    mac: int
+
+
 class BridgeUplink:
     """See `softnet.uplinks.Uplink`. `name` is the TAP's."""
 
@@ -36,15 +44,14 @@ class BridgeUplink:
         if settings.net_type == HOST_ONLY:
             remedy = "leave it out, or use --uplink nat"
             raise ConfigError("--vm-net-type", HOST_ONLY, "is not a bridge's to keep", remedy)
-        check_bridge(bridge)
+        device = find_bridge(bridge)
         check_privileges(f"bridge={bridge}")
-        bridge_mtu = int(_read(f"/sys/class/net/{bridge}/mtu"))
-        self.mtu = min(settings.mtu, bridge_mtu)
+        self.mtu = min(settings.mtu, device.mtu)
         self.name, descriptor = _claim(settings.vm_mac, settings.offload)
         self.link = tap_link(descriptor, self.mtu, settings.offload)
         try:
-            self.facts = _facts(bridge)
-            self._join(bridge, bridge_mtu, settings.vm_mac, policy.isolated)
+            self.facts = _facts(bridge, device.mac)
+            self._join(bridge, device.mtu, settings.vm_mac, policy.isolated)
         except BaseException:
             self.close()
             raise
@@ -69,14 +76,19 @@ class BridgeUplink:
         self.link.close()
 
 
-def check_bridge(name: str) -> None:
-    """ConfigError unless `name` is a bridge of this network namespace."""
-    if not name or "/" in name or not os.path.isdir(f"/sys/class/net/{name}"):
-        remedy = "name one that `ip link show type bridge` lists, or use --uplink nat"
+def find_bridge(name: str) -> Device:
+    """The bridge of this network namespace; ConfigError when there is none of that name.
+
+    Asked of `ip` and not of /sys, which shows the namespace that it was mounted in.
+    """
+    remedy = "name one that `ip link show type bridge` lists, or use --uplink nat"
+    status, output = host.run(("ip", "-o", "-d", "link", "show", "dev", name))
+    words = output.replace("\\", " ").split()
+    if status:
         raise ConfigError("--uplink", f"bridge={name}", "there is no such interface", remedy)
-    if not os.path.isdir(f"/sys/class/net/{name}/bridge"):
-        remedy = "name one that `ip link show type bridge` lists"
+    if "bridge" not in words or "link/ether" not in words:
         raise ConfigError("--uplink", f"bridge={name}", "is an interface, but not a bridge", remedy)
+    return Device(int(words[words.index("mtu") + 1]), parse_mac(words[words.index("link/ether") + 1]))
 
 
 def _claim(mac: int, offload: bool) -> tuple[str, int]:
@@ -93,7 +105,7 @@ def _claim(mac: int, offload: bool) -> tuple[str, int]:
     raise UplinkError("--uplink bridge: no name is free for a TAP; remove stale `sb...` interfaces")
 
 
-def _facts(bridge: str) -> Facts:
+def _facts(bridge: str, mac: int) -> Facts:
     """The bridge's first own IPv4 address is the gateway, its MAC address the gateway's."""
     routes = host.routes()
     own = [
@@ -102,7 +114,6 @@ def _facts(bridge: str) -> Facts:
         if route.kind == "local" and route.first == route.last and bridge in route.devices
     ]
     known = _first_address(bridge, own)
-    mac = parse_mac(_read(f"/sys/class/net/{bridge}/address"))
     return Facts(known, mac if known is not None else None, host.addresses(routes))
 
 
@@ -115,11 +126,6 @@ def _first_address(bridge: str, own: list[int]) -> int | None:
     )
     words = output.split()
     return parse_ipv4(words[words.index("inet") + 1].partition("/")[0]) if "inet" in words else own[0]
-
-
-def _read(path: str) -> str:
-    with open(path, encoding="ascii") as stream:
-        return stream.read().strip()
 
 
 def open_uplink(settings: Settings, policy: Policy) -> BridgeUplink:
