@@ -1,7 +1,9 @@
 # Two commands need no preparation: `make demo` and `make test`. Both install what they need the
 # first time (Debian packages as root, Python packages into .venv) and are quick the second time.
 
-PYTHON ?= python3
+# The system's own Python where there is one: after the drop to an unprivileged user, Softnet has to be
+# able to read its interpreter, which a version manager may keep in root's home.
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(shell find src -name '*.py' -o -name '*.pxd' -o -name '*.pyx') pyproject.toml setup.py

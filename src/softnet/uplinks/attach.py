@@ -4,6 +4,7 @@ It knows nothing of the network behind it but the gateway that `--gateway` names
 """
 
 from softnet.config import Settings
+from softnet.errors import ConfigError
 from softnet.links import Link
 from softnet.links.attach import connect_path, open_fd
 from softnet.policy import Facts, Policy
@@ -26,5 +27,8 @@ class AttachedUplink:
 def open_uplink(settings: Settings, policy: Policy) -> AttachedUplink:
     """`policy` decides nothing here: isolation is the business of whoever made the socket."""
     kind, argument = settings.uplink
-    link = open_fd("--uplink", int(argument)) if kind == "fd" else connect_path("--uplink", argument)
+    try:
+        link = open_fd("--uplink", argument) if kind == "fd" else connect_path("--uplink", argument)
+    except ConfigError as error:
+        raise ConfigError("--uplink", settings.uplink, error.problem, error.remedy) from None
     return AttachedUplink(link, Facts(gateway=settings.gateway), settings.mtu)
