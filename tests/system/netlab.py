@@ -33,6 +33,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 PYTHON = sys.executable
+TESTS = str(Path(__file__).parents[1])
 SOURCE = str(Path(__file__).parents[2] / "src")
 
 CLONE_NEWNET = 0x40000000
@@ -287,8 +288,8 @@ class Vm(Namespace):
 
 
 def program(*arguments: str) -> tuple[str, ...]:
-    """Python with this checkout's sources, as an argv: `program("-m", "softnet", ...)`."""
-    return ("env", f"PYTHONPATH={SOURCE}", PYTHON, "-P", *arguments)
+    """Python with this checkout's sources and tests, as an argv: `program("-m", "softnet", ...)`."""
+    return ("env", f"PYTHONPATH={SOURCE}:{TESTS}", PYTHON, "-P", *arguments)
 
 
 class Softnet:

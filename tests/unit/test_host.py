@@ -1,6 +1,7 @@
 """What the host's network looks like, read from texts as the tools print them."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -131,6 +132,14 @@ def test_devices_towards_what_the_vm_may_reach() -> None:
 )
 def test_names_of_our_taps(name: str, ours: bool) -> None:
     assert host.is_tap_name(name) == ours
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="runs iproute2")
+def test_a_device_that_went_meanwhile_has_no_routes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ip` prints a device that it can no longer name by its number."""
+    listing = f"{DEFAULT}\n10.231.2.123 dev if4294967 scope link \n{LOCAL}\n"
+    monkeypatch.setattr(host, "run", lambda argv: (0, listing))
+    assert [route.text for route in host.routes()] == [DEFAULT.strip(), LOCAL.strip()]
 
 
 # DNS.

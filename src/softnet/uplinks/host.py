@@ -6,6 +6,7 @@ this may run set-user-ID.
 """
 
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -69,7 +70,7 @@ def run(argv: Sequence[str], text: str = "") -> tuple[int, str]:
     """Runs a program of the system with `text` as its input; returns its exit code and all it wrote."""
     program = find_program(argv[0])
     if program is None:
-        raise UplinkError(f"--uplink nat needs `{argv[0]}`: apt-get install iproute2, or use --uplink user")
+        raise UplinkError(f"the host's network needs `{argv[0]}`: apt-get install iproute2")
     with os.fdopen(os.memfd_create("in"), "w+b") as stdin, os.fdopen(os.memfd_create("out"), "w+b") as stdout:
         stdin.write(text.encode())
         stdin.seek(0)
@@ -106,12 +107,23 @@ def parse_route(line: str) -> Route | None:
     return Route(kind, first, last, devices, " ".join(line.replace("\\", " ").split()))
 
 
+def _is_gone(device: str) -> bool:
+    """Whether `ip` could not name a device ("if17"), because it went, with its routes, meanwhile."""
+    if not (device.startswith("if") and device[2:].isdecimal()):
+        return False
+    try:
+        return socket.if_nametoindex(device) == 0
+    except OSError:
+        return True
+
+
 def routes() -> list[Route]:
     """Every IPv4 route of every table, the host's own addresses (kind `local`) among them."""
     status, output = run(("ip", "-4", "-o", "route", "show", "table", "all"))
     if status:
-        raise UplinkError(f"--uplink nat: `ip route show` failed: {' '.join(output.split())}")
-    return [route for route in map(parse_route, output.splitlines()) if route is not None]
+        raise UplinkError(f"`ip route show` failed: {' '.join(output.split())}")
+    known = [route for route in map(parse_route, output.splitlines()) if route is not None]
+    return [route for route in known if not any(map(_is_gone, route.devices))]
 
 
 def addresses(known: Iterable[Route]) -> tuple[int, ...]:

@@ -4,14 +4,22 @@ A table with `flags owner` (Linux 5.12) belongs to the netlink socket that made 
 it, `nft flush ruleset` leaves it alone, and the kernel removes it when that socket closes, which is
 also what happens to a process that is killed. So an `Nftables` lives exactly as long as its tables should,
 needs no privilege to close, and must not be inherited by a child.
+
+libnftables reads the whole ruleset before it writes, and starts over when somebody wrote meanwhile:
+forty Softnets that start at once keep each other busy for most of a minute. So they take turns,
+by a lock on a file of the network namespace's own, which ends with its holder.
 """
 
 import ctypes
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from softnet.errors import UplinkError
 
 LIBRARY = "libnftables.so.1"
+TURN = "/proc/sys/net/ipv4/ip_forward"
 _DEFAULT_FLAGS = 0
 
 
@@ -46,6 +54,17 @@ def _sockets() -> dict[int, str]:
     return found
 
 
+@contextmanager
+def _turn() -> Iterator[None]:
+    """Waits until no other Softnet of this network namespace is at it."""
+    descriptor = os.open(TURN, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 class Nftables:
     """A libnftables context with a netlink socket of its own. Raises UplinkError, in one line."""
 
@@ -65,7 +84,8 @@ class Nftables:
         """Applies all of `text`, or nothing of it; returns what `nft` would have printed."""
         if self._context is None:
             raise ValueError("the nftables context is closed")
-        failed = self._library.nft_run_cmd_from_buffer(self._context, text.encode())
+        with _turn():
+            failed = self._library.nft_run_cmd_from_buffer(self._context, text.encode())
         problem: str = self._library.nft_ctx_get_error_buffer(self._context).decode(errors="replace")
         output: str = self._library.nft_ctx_get_output_buffer(self._context).decode(errors="replace")
         if failed:
