@@ -158,7 +158,7 @@ def settings_from(options: argparse.Namespace, vm_mac: int) -> Settings:
         events=options.events,
         metrics=options.metrics,
         control_fd=None if control is None else number("--control-fd", control, 0, MAX_DESCRIPTOR),
-        gateway=None if options.gateway is None else _address("--gateway", options.gateway),
+        gateway=None if options.gateway is None else address("--gateway", options.gateway),
         pool=pool(options.pool),
         dns=_each("--dns", options.dns, parse_ipv4, "write IPv4 addresses, for example 192.0.2.53"),
         mtu=number("--mtu", options.mtu, MIN_MTU, MAX_MTU),
@@ -227,7 +227,7 @@ def _one_of(option: str, text: str, choices: tuple[str, ...]) -> str:
     return text
 
 
-def _address(option: str, text: str) -> int:
+def address(option: str, text: str) -> int:
     try:
         return parse_ipv4(text)
     except ValueError:
