@@ -1,7 +1,7 @@
 """A day of ephemeral VMs on one /24, by real DHCP clients and a real server whose clock is driven.
 
     python -m bench.day                 all three cases, 5,000 VMs; writes docs/day.json and docs/day.svg
-    python -m bench.day --vms 300 --case hostile --out /tmp
+    python -m bench.day --vms 300 --case hostile --out /tmp      the other cases in /tmp/day.json stay
     python -m bench.day --plot          only draws the picture again from docs/day.json
 
 dnsmasq serves 10.77.0.2 to 10.77.0.254 on a bridge in a network namespace. Its clock is libfaketime's,
@@ -368,7 +368,10 @@ def main() -> int:
     chosen = parser.parse_args()
     record = chosen.out / "day.json"
     if not chosen.plot:
-        results = [run(case, chosen.vms) for case in chosen.case or CASES]
+        known = json.loads(record.read_text()) if record.exists() else []
+        cases = {result["case"]: result for result in known}
+        cases |= {case: run(case, chosen.vms) for case in chosen.case or CASES}
+        results = [cases[case] for case in CASES if case in cases]
         record.write_text(json.dumps(results) + "\n")
     results = json.loads(record.read_text())
     for result in results:
