@@ -67,7 +67,6 @@ class VmnetLink:
         batch.clear()
         for index in range(count):
             batch.append(self._narrow.frame(index))
-            batch.offset[index] = index * batch.slot
         return count
 
     def send(self, batch: Batch, busy: int) -> int:
