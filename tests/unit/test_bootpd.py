@@ -1,6 +1,7 @@
 """bootpd's lease time: merged under the lock, everything else kept, one line for each failure."""
 
 import contextlib
+import errno
 import fcntl
 import multiprocessing
 import os
@@ -155,14 +156,29 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         set_time(tmp_path / "none" / "x.plist")
 
 
-@pytest.mark.parametrize(("euid", "said"), [(0, False), (501, True)])
-def test_root_is_asked_for_from_the_effective_user(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, euid: int, said: bool
+@pytest.mark.parametrize(
+    ("code", "euid", "said"),
+    [
+        (errno.EACCES, 501, True),
+        (errno.EPERM, 501, True),
+        (errno.EPERM, 0, False),
+        (errno.ENOSPC, 501, False),
+    ],
+)
+def test_root_is_asked_for_when_it_would_help(
+    path: Path, monkeypatch: pytest.MonkeyPatch, code: int, euid: int, said: bool
 ) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    write(path, {})
     monkeypatch.setattr(os, "geteuid", lambda: euid)
+    monkeypatch.setattr(os, "rename", refuse)
     with pytest.raises(UplinkError) as caught:
-        set_time(tmp_path / "none" / "x.plist")
+        set_time(path)
+    assert str(caught.value).startswith(f"{path}: {os.strerror(code)}")
     assert str(caught.value).endswith("; needs root: run softnet with sudo") is said
+    assert os.listdir(path.parent) == [path.name]
 
 
 def test_what_a_crash_left_behind_is_no_obstacle(path: Path) -> None:

@@ -40,7 +40,7 @@ def compiles(source: str, target: str, directory: Path) -> str:
     file = directory / "declarations.c"
     file.write_text(HEADERS + source)
     command = [ZIG, "cc", "-target", target, "-fblocks", "-Wall", "-c", "-o", file.with_suffix(".o"), file]
-    caches = {f"ZIG_{kind}_CACHE_DIR": str(CACHE / "zig") for kind in ("GLOBAL", "LOCAL")}
+    caches = {f"ZIG_{kind}_CACHE_DIR": str(directory / "zig") for kind in ("GLOBAL", "LOCAL")}
     done = subprocess.run(command, env=os.environ | caches, capture_output=True, text=True, timeout=300)
     return "" if done.returncode == 0 else done.stderr
 

@@ -46,7 +46,8 @@ def set_lease_time(seconds: int, ignore_client_id: bool, path: str) -> bool:
         with _locked(path):
             return _merge(path, seconds, ignore_client_id)
     except OSError as error:
-        remedy = "" if os.geteuid() == 0 else "; needs root: run softnet with sudo"
+        denied = isinstance(error, PermissionError) and os.geteuid() != 0
+        remedy = "; needs root: run softnet with sudo" if denied else ""
         raise UplinkError(f"{error.filename or path}: {error.strerror or error}{remedy}") from None
 
 
