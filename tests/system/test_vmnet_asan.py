@@ -13,7 +13,8 @@ UNIT = Path(__file__).parents[1] / "unit"
 def test_the_suite_under_address_sanitizer() -> None:
     files = sorted(str(path) for path in UNIT.glob("test_vmnet_*.py") if path.stem != "test_vmnet_abi")
     assert len(files) >= 8
-    command = [sys.executable, "-m", "pytest", "-o", "addopts=--import-mode=importlib", "-x", "-p", "no:cacheprovider", *files]
+    options = ["-o", "addopts=--import-mode=importlib", "-x", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *options, *files]
     environment = os.environ | support.asan_environment()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
