@@ -7,7 +7,7 @@ set -eu
 python="python3 python3-dev python3-venv gcc libc6-dev"
 demo="qemu-system-x86 seabios busybox-static lz4 gcc libc6-dev dnsmasq-base iproute2 nftables util-linux"
 test="$demo iputils-ping isc-dhcp-client dhcpcd-base systemd passt tcpdump sudo make"
-bench="$demo iperf3 iputils-ping passt"
+bench="$demo iperf3 iputils-ping passt slirp4netns vde2"
 
 fail() {
     echo "setup.sh: $*" >&2

@@ -42,6 +42,7 @@ CROSS_CUTTING = {
     "special": "core.special by way of policy",
     "builds": "the compiled build against the interpreted one",
     "blackbox": "the program between two sockets",
+    "bench": "the measurements in bench/",
     "repository": "this file",
 }
 # Modules of the standard library that cost every VM megabytes and milliseconds.
