@@ -45,7 +45,7 @@ class Stage(Lab):
         return (
             not self.taps()
             and "softnet" not in self.host.ruleset()
-            and "10.231." not in self.host.ip("route show table all")
+            and "10.231." not in self.host.ip("-4 route show table all")
             and not self.host.processes()
         )
 
@@ -306,7 +306,12 @@ def refused(stage: Stage, *options: str, wrapper: Sequence[str] = ()) -> str:
 
     def network() -> tuple[str, ...]:
         host = stage.host
-        return host.ruleset(), host.ip("-4 address"), host.ip("route show table all"), host.ip("-4 neighbour")
+        return (
+            host.ruleset(),
+            host.ip("-4 address"),
+            host.ip("-4 route show table all"),
+            host.ip("-4 neighbour"),
+        )
 
     before = network()
     with Lab() as once, pytest.raises(AssertionError, match="softnet ended with") as failure:
@@ -337,6 +342,13 @@ def test_a_pool_that_overlaps_the_hosts_network(stage: Stage, command: str) -> N
     assert "--pool 10.231.0.0/20" in line
     assert next(word for word in command.split() if word.startswith("10.")).removesuffix("/32") in line
     stage.start(stage.vm("vm", MAC), "--pool", "172.30.0.0/24")
+
+
+@pytest.mark.parametrize(
+    "pool", ["10.231.0.0/31", "10.0.0.0/7", "127.1.0.0/24", "224.1.0.0/24", "0.1.0.0/24"]
+)
+def test_a_prefix_that_cannot_serve_as_a_pool(stage: Stage, pool: str) -> None:
+    assert "--pool" in refused(stage, "--pool", pool)
 
 
 def test_default_routes_do_not_overlap(stage: Stage) -> None:

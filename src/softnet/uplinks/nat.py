@@ -21,31 +21,27 @@ it will send to and hear from. Two VMs talk only if both say so. `docs/nat.md` h
 
 import errno
 import fcntl
-import os
 import socket
 import struct
-import sys
-from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from softnet.config import HOST_ONLY, Settings
-from softnet.core.address import format_ipv4, format_mac, mask_of
+from softnet.core.address import format_ipv4, mask_of
 from softnet.core.frames import Batch
 from softnet.core.reasons import PASS_DHCP, PASS_GLOBAL, PASS_RULE, UNJUDGED
 from softnet.dhcp_server import DhcpServer, Offer
 from softnet.errors import ConfigError, UplinkError
+from softnet.links.answering import Answering
 from softnet.links.tap import TapLink, create_tap, tap_link
 from softnet.policy import Facts, Policy, allowed_within, compile_policy
 from softnet.uplinks import host
 from softnet.uplinks.forwarding import Forwarding, is_router
+from softnet.uplinks.kernel import check_privileges, run_ip, write_sysctls
+from softnet.uplinks.nat_rules import Vm, guard, ip_commands, ruleset, sysctls
 from softnet.uplinks.nftables import Nftables
 
-TUN_DEVICE = "/dev/net/tun"
 SIOCSIFHWADDR = 0x8924
-CAP_NET_ADMIN = 12
-MAX_ANSWERS = 16  # DHCP replies waiting for the VM; the oldest goes first
-MAX_CONNECTIONS = 8192  # conntrack entries of one VM: the table (262,144 on most hosts) is shared
 
 Ranges = Sequence[tuple[int, int]]
 
@@ -74,41 +70,17 @@ class Pool(NamedTuple):
         return f"{format_ipv4(self.network)}/{self.length}"
 
 
-class Vm(NamedTuple):
-    """What the kernel is told about: one VM, its TAP, and whom it may talk to."""
-
-    tap: str
-    mac: int
-    address: int
-    pool: Pool
-    gateway_mac: int
-    mtu: int
-    peers: Ranges
-    host_only: bool
-
-
 # What is checked before anything is changed.
 
 
 def _pool(settings: Settings) -> Pool:
     address, length = settings.pool
     pool = Pool(address & mask_of(length), length)
-    if not 8 <= length <= 30:
+    if not 8 <= length <= 30 or not 1 <= address >> 24 <= 223 or address >> 24 == 127:
         raise ConfigError(
             "--pool", pool, "cannot serve as a pool", "give a prefix of /8 to /30: 10.231.0.0/20"
         )
     return pool
-
-
-def _check_privileges() -> None:
-    with open("/proc/self/status", encoding="ascii", errors="replace") as stream:
-        effective = next(int(line.split()[1], 16) for line in stream if line.startswith("CapEff:"))
-    if not effective >> CAP_NET_ADMIN & 1:
-        raise UplinkError("--uplink nat needs root (CAP_NET_ADMIN): run with sudo, or use --uplink user")
-    if not os.access(TUN_DEVICE, os.R_OK | os.W_OK):
-        raise UplinkError(
-            f"--uplink nat needs {TUN_DEVICE}: run `modprobe tun` as root, or use --uplink user"
-        )
 
 
 def _check_overlap(pool: Pool, routes: Sequence[host.Route]) -> None:
@@ -117,125 +89,6 @@ def _check_overlap(pool: Pool, routes: Sequence[host.Route]) -> None:
         raise ConfigError(
             "--pool", pool, f"overlaps this host's route `{found.text}`", "choose a free prefix"
         )
-
-
-# What the kernel is told, as data.
-
-
-def ruleset(vm: Vm) -> str:
-    """The VM's two tables. `from_vm` sees only this TAP's packets; the others see every VM's."""
-    tap, address = vm.tap, format_ipv4(vm.address)
-    elements = ", ".join(f"{format_ipv4(first)}-{format_ipv4(last)}" for first, last in vm.peers)
-    peers = f"elements = {{ {elements} }}" if elements else ""
-    way_out = "drop" if vm.host_only else "ct state { invalid, untracked } drop"
-    way_in = "drop" if vm.host_only else ""
-    return f"""\
-table netdev softnet_{tap} {{
-	flags owner
-	chain from_vm {{
-		type filter hook ingress device "{tap}" priority 0; policy drop;
-		ether saddr != {format_mac(vm.mac)} drop
-		arp saddr ether {format_mac(vm.mac)} arp saddr ip {{ 0.0.0.0, {address} }} accept
-		icmp type redirect drop
-		ip saddr {address} ip daddr != {{ 0.0.0.0/8, 127.0.0.0/8 }} accept
-	}}
-}}
-table ip softnet_{tap} {{
-	flags owner
-	set peers {{
-		type ipv4_addr
-		flags interval
-		{peers}
-	}}
-	chain prerouting {{
-		type filter hook prerouting priority mangle; policy accept;
-		iif "{tap}" ct state new ct count over {MAX_CONNECTIONS} drop
-	}}
-	chain forward {{
-		type filter hook forward priority filter; policy accept;
-		iif "{tap}" jump from_vm
-		oif "{tap}" jump to_vm
-	}}
-	chain from_vm {{
-		oifname "sn*" ip daddr @peers return
-		oifname "sn*" drop
-		ip daddr {vm.pool} drop
-		{way_out}
-	}}
-	chain to_vm {{
-		iifname "sn*" ip saddr @peers return
-		iifname "sn*" drop
-		{way_in}
-	}}
-	chain postrouting {{
-		type nat hook postrouting priority srcnat; policy accept;
-		ip saddr {address} oifname != "sn*" masquerade
-	}}
-}}
-"""
-
-
-def guard(tap: str, device: str) -> str:
-    """A device that forwards because of us does so for VMs only.
-
-    What the host itself redirects (the published ports of a container engine that was started later)
-    is none of our business.
-    """
-    elsewhere = f'iifname "{device}" oifname != "sn*" ct state new ct status & dnat == 0 drop'
-    return f"add rule ip softnet_{tap} forward {elsewhere}"
-
-
-def sysctls(vm: Vm) -> list[tuple[str, int]]:
-    """Settings of the TAP alone, under /proc/sys/net, whatever an administrator made the default."""
-    conf = f"ipv4/conf/{vm.tap}"
-    return [
-        (f"{conf}/forwarding", int(not vm.host_only or bool(vm.peers))),
-        (f"{conf}/rp_filter", 1),  # strict: a source that is not routed to this TAP is not answered
-        (f"{conf}/accept_redirects", 0),
-        (f"{conf}/send_redirects", 0),
-        (f"{conf}/accept_source_route", 0),
-        (f"{conf}/accept_local", 0),
-        (f"{conf}/route_localnet", 0),
-        (f"{conf}/arp_ignore", 1),  # only for the gateway's address, not for the host's others
-        (f"{conf}/arp_announce", 2),
-        (f"{conf}/arp_accept", 0),
-        # The VM has the pool's mask, so it looks for its peers by ARP: it gets the TAP's own MAC address.
-        (f"{conf}/proxy_arp", int(bool(vm.peers))),
-        (f"ipv4/neigh/{vm.tap}/proxy_delay", 0),
-        (f"ipv6/conf/{vm.tap}/disable_ipv6", 1),
-    ]
-
-
-def ip_commands(vm: Vm) -> list[str]:
-    """For `ip -batch`, in order. No address of the host is told as a route's source: the kernel drops
-    such routes of all TAPs when the address goes from one of them."""
-    address, tap = format_ipv4(vm.address), vm.tap
-    return [
-        f"link set dev {tap} mtu {vm.mtu} multicast off",
-        f"address add {format_ipv4(vm.pool.gateway)}/32 dev {tap}",
-        f"link set dev {tap} up",
-        f"neighbour replace {address} lladdr {format_mac(vm.mac)} nud permanent dev {tap}",
-        f"route add {address}/32 dev {tap} scope link",
-    ]
-
-
-def _apply(vm: Vm) -> None:
-    for name, value in sysctls(vm):
-        try:
-            with open(f"/proc/sys/net/{name}", "w", encoding="ascii") as stream:
-                stream.write(str(value))
-        except FileNotFoundError:
-            continue  # a kernel without IPv6
-        except OSError as error:
-            raise UplinkError(f"--uplink nat: cannot set net/{name} to {value}: {error.strerror}") from None
-    commands = ip_commands(vm)
-    status, output = host.run(("ip", "-batch", "-"), "\n".join(commands) + "\n")
-    if status:
-        # "RTNETLINK answers: No such device\nCommand failed -:3"
-        *problem, place = output.strip().splitlines() or ["no reason given"]
-        number = place.rpartition(":")[2]
-        command = commands[int(number) - 1] if number.isdigit() and int(number) <= len(commands) else "-batch"
-        raise UplinkError(f"--uplink nat: `ip {command}` failed: {' '.join(problem) or place}")
 
 
 # The VM's address.
@@ -284,64 +137,42 @@ def _ways_out(policy: Policy, facts: Facts, dns: Sequence[int]) -> list[tuple[in
     return opened + [(server, server) for server in dns]
 
 
-class NatLink:
-    """The TAP, with DHCP answered on the way: a client message never reaches the TAP.
-
-    The answers wait in a queue of MAX_ANSWERS and come out of `receive` before anything from the TAP.
-    """
-
-    needs_alive_check = False
+class NatLink(Answering):
+    """The TAP, with DHCP answered on the way: a client's message never reaches the TAP."""
 
     def __init__(self, tap: TapLink, server: DhcpServer) -> None:
-        self._tap = tap
+        super().__init__(tap)
         self._server = server
-        self._answers: deque[bytes] = deque(maxlen=MAX_ANSWERS)
-        self.pending = False
-
-    def fileno(self) -> int:
-        return self._tap.fileno()
-
-    def receive(self, batch: Batch) -> int:
-        if self._answers:
-            batch.clear()
-            while self._answers and batch.append(self._answers[0]):
-                self._answers.popleft()
-        else:
-            self._tap.receive(batch)
-        self.pending = bool(self._answers) or self._tap.pending
-        return batch.count
 
     def send(self, batch: Batch, busy: int) -> int:
-        ours = self._dhcp_messages(batch)
-        for at in ours:
-            self._answer(batch.frame(at))
+        messages = _dhcp_messages(batch)
+        for at in messages:
             batch.verdict[at] = UNJUDGED  # hidden from the TAP
         try:
-            return self._tap.send(batch, busy)
+            return self._link.send(batch, busy)
         finally:
-            for at in ours:
+            for at in messages:
                 batch.verdict[at] = PASS_DHCP
+            self._queue.extend(self._answers(batch))
 
-    def alive(self) -> bool:
-        return True
+    def _answers(self, batch: Batch) -> Iterator[bytes]:
+        for at in _dhcp_messages(batch):
+            answer = self._server.answer(_udp_payload(batch.frame(at)))
+            if answer is not None:
+                yield answer
 
-    def close(self) -> None:
-        self._tap.close()
 
-    def _dhcp_messages(self, batch: Batch) -> list[int]:
-        verdicts = bytes(batch.verdict[: batch.count])
-        if PASS_DHCP not in verdicts:
-            return []
-        return [at for at, verdict in enumerate(verdicts) if verdict == PASS_DHCP]
+def _dhcp_messages(batch: Batch) -> list[int]:
+    verdicts = bytes(batch.verdict[: batch.count])
+    if PASS_DHCP not in verdicts:
+        return []
+    return [at for at, verdict in enumerate(verdicts) if verdict == PASS_DHCP]
 
-    def _answer(self, frame: bytes) -> None:
-        """The filter has checked the headers: Ethernet, IPv4 with IHL, UDP with its length."""
-        udp = 14 + ((frame[14] & 15) << 2)
-        length = int.from_bytes(frame[udp + 4 : udp + 6], "big")
-        answer = self._server.answer(frame[udp + 8 : udp + length])
-        if answer is not None:
-            self._answers.append(answer)
-            self.pending = True
+
+def _udp_payload(frame: bytes) -> bytes:
+    """Of a frame whose headers the filter has checked: Ethernet, IPv4 with its IHL, UDP with its length."""
+    udp = 14 + ((frame[14] & 15) << 2)
+    return frame[udp + 8 : udp + int.from_bytes(frame[udp + 4 : udp + 6], "big")]
 
 
 class NatUplink:
@@ -352,7 +183,7 @@ class NatUplink:
     def __init__(self, settings: Settings, policy: Policy) -> None:
         self._undo: list[Nftables | Forwarding | TapLink] = []
         pool = _pool(settings)
-        _check_privileges()
+        check_privileges("nat")
         routes = host.routes()
         _check_overlap(pool, routes)
         nft = Nftables()
@@ -391,14 +222,15 @@ class NatUplink:
             tap=self.name,
             mac=settings.vm_mac,
             address=self.address,
-            pool=pool,
-            gateway_mac=gateway_mac,
+            gateway=pool.gateway,
+            pool=str(pool),
             mtu=settings.mtu,
             peers=without(peers, self.address),
             host_only=host_only,
         )
         nft.run(ruleset(vm))
-        _apply(vm)
+        write_sysctls("nat", sysctls(vm))
+        run_ip("nat", ip_commands(vm))
         if not host_only:
             if not is_router():
                 devices = host.devices_towards(routes, _ways_out(policy, self.facts, dns))
@@ -413,10 +245,10 @@ class NatUplink:
 
 def _give_notices(nft: Nftables, dns: Sequence[int]) -> None:
     if not dns:
-        _notice("no DNS server of this host can be reached from a VM; name one with --dns ADDRESS")
+        host.notice(host.NO_DNS_SERVER)
     dropped = host.forward_notice(lambda command: _listing(nft, command))
     if dropped is not None:
-        _notice(dropped)
+        host.notice(dropped)
 
 
 def _listing(nft: Nftables, command: str) -> str:
@@ -425,10 +257,6 @@ def _listing(nft: Nftables, command: str) -> str:
         return nft.run(command)
     except UplinkError:
         return ""
-
-
-def _notice(text: str) -> None:
-    print(f"softnet: {text}", file=sys.stderr)
 
 
 def open_uplink(settings: Settings, policy: Policy) -> NatUplink:
