@@ -3,12 +3,13 @@
 The addresses come from somebody else's DHCP server on that bridge (dnsmasq, libvirt's default
 network, Kea); Softnet snoops them. The port is isolated unless `--allow 0.0.0.0/0`: the kernel then
 carries nothing between it and other isolated ports, only between it and the bridge itself or ports
-that are not isolated. The VM's MAC address is a static entry of the port's forwarding table and
-nothing is learnt, so that no other port can take the VM's traffic away; what is for nobody known is
-not flooded here.
+that are not isolated. The VM's MAC address is a sticky entry of the forwarding table (a static one
+still moves to a port from which a frame with that source comes) and nothing is learnt, so that no
+other port can take the VM's traffic away; what is for nobody known is not flooded here.
 
 The gateway is the bridge's own IPv4 address, if it has one: then DHCP replies count only from
-there. The bridge itself is not changed in any other way, its MTU included.
+there. The bridge itself is not changed in any other way, its MTU included. Nor is its MAC address, which a
+bridge takes from the least of its ports' unless somebody has set it: so the TAP has that same one.
 """
 
 import errno
@@ -21,10 +22,11 @@ from softnet.errors import ConfigError, UplinkError
 from softnet.links.tap import create_tap, tap_link
 from softnet.policy import Facts, Policy
 from softnet.uplinks import host
-from softnet.uplinks.kernel import check_privileges, run_ip, write_sysctls
+from softnet.uplinks.kernel import check_privileges, run_ip, set_mac, write_sysctls
 
 TAP_PREFIX = "sb"
 NAME_TRIES = 16
+FIRST_MAC = 0x0253 << 32  # a bridge that has lost its last port has no MAC address, and takes this one
 
 
 class Device(NamedTuple):
@@ -50,7 +52,9 @@ class BridgeUplink:
         self.name, descriptor = _claim(settings.vm_mac, settings.offload)
         self.link = tap_link(descriptor, self.mtu, settings.offload)
         try:
-            self.facts = _facts(bridge, device.mac)
+            mac = device.mac or FIRST_MAC | settings.vm_mac & 0xFFFFFFFF
+            set_mac(descriptor, self.name, mac)
+            self.facts = _facts(bridge, mac)
             self._join(bridge, device.mtu, settings.vm_mac, policy.isolated)
         except BaseException:
             self.close()
@@ -69,7 +73,7 @@ class BridgeUplink:
                 f"link set dev {tap} up",
             ],
         )
-        run_ip(uplink, [f"fdb replace {format_mac(vm_mac)} dev {tap} master static"], program="bridge")
+        run_ip(uplink, [f"fdb replace {format_mac(vm_mac)} dev {tap} master static sticky"], program="bridge")
 
     def close(self) -> None:
         """Closing the descriptor removes the TAP, and with it the port and its entry."""
@@ -82,11 +86,11 @@ def find_bridge(name: str) -> Device:
     Asked of `ip` and not of /sys, which shows the namespace that it was mounted in.
     """
     remedy = "name one that `ip link show type bridge` lists, or use --uplink nat"
-    status, output = host.run(("ip", "-o", "-d", "link", "show", "dev", name))
+    status, output = host.run(("ip", "-o", "link", "show", "dev", name, "type", "bridge"))
     words = output.replace("\\", " ").split()
     if status:
         raise ConfigError("--uplink", f"bridge={name}", "there is no such interface", remedy)
-    if "bridge" not in words or "link/ether" not in words:
+    if "link/ether" not in words:
         raise ConfigError("--uplink", f"bridge={name}", "is an interface, but not a bridge", remedy)
     return Device(int(words[words.index("mtu") + 1]), parse_mac(words[words.index("link/ether") + 1]))
 

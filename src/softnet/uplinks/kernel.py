@@ -3,7 +3,10 @@
 Everything set here belongs to a TAP that is not persistent, and goes away with its descriptor.
 """
 
+import fcntl
 import os
+import socket
+import struct
 from collections.abc import Sequence
 
 from softnet.errors import UplinkError
@@ -11,6 +14,7 @@ from softnet.uplinks import host
 
 CAP_NET_ADMIN = 12
 TUN_DEVICE = "/dev/net/tun"
+SIOCSIFHWADDR = 0x8924
 
 
 def check_privileges(uplink: str) -> None:
@@ -24,6 +28,12 @@ def check_privileges(uplink: str) -> None:
     if not os.access(TUN_DEVICE, os.R_OK | os.W_OK):
         remedy = "run `modprobe tun` as root, or use --uplink user"
         raise UplinkError(f"--uplink {uplink} needs {TUN_DEVICE}: {remedy}")
+
+
+def set_mac(tap: int, name: str, mac: int) -> None:
+    """Gives a TAP its MAC address at once: udev replaces one that is the kernel's random choice."""
+    request = struct.pack("16sH6s8x", name.encode(), socket.AF_UNIX, mac.to_bytes(6, "big"))
+    fcntl.ioctl(tap, SIOCSIFHWADDR, request)
 
 
 def write_sysctls(uplink: str, settings: Sequence[tuple[str, int]]) -> None:
