@@ -224,3 +224,24 @@ fail()
     done = run(program, SENTRY_DSN=dsn)
     assert done.returncode == 0, done.stderr
     assert event_of(arrived)["exception"]["values"][0]["type"] == "ValueError"
+
+
+def test_softnet_reports_the_uplink_that_went_away(endpoint: tuple[str, Arrived]) -> None:
+    """The whole program: the operator gets a line and the exit code, the endpoint the same error."""
+    pytest.importorskip("sentry_sdk", reason="needs softnet[sentry]")
+    dsn, arrived = endpoint
+    program = """
+import socket
+from softnet.cli import main
+near, vm = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+far, uplink = socket.socketpair()
+far.close()
+words = ["--vm-fd", str(vm.detach()), "--vm-mac-address", "02:00:00:00:00:01"]
+sys.exit(main([*words, "--uplink", f"fd={uplink.detach()}"]))
+"""
+    done = run(program, SENTRY_DSN=dsn, CIRRUS_SENTRY_TAGS="task=7")
+    assert done.returncode == 1
+    assert done.stderr.startswith("softnet: the other side of the uplink is gone")
+    event = event_of(arrived)
+    assert event["exception"]["values"][0]["type"] == "UplinkError"
+    assert event["tags"]["task"] == "7"

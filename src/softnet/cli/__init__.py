@@ -37,7 +37,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(import_module(f"softnet.cli.{name}").main(rest))
     except SoftnetError as error:
         complain(str(error))
+        if error.exit_code == 1:  # 2 is the operator's own mistake
+            _report(error)
         return error.exit_code
+    except Exception as error:
+        _report(error)
+        raise
+
+
+def _report(error: Exception) -> None:
+    """To whom SENTRY_DSN names: the module is only there when `serve` found that set."""
+    reporting = sys.modules.get("softnet.reporting")
+    if reporting is not None:
+        reporting.report(error)
 
 
 def _command(words: list[str]) -> tuple[str, list[str]]:

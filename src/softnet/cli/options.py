@@ -145,7 +145,7 @@ def settings_from(options: argparse.Namespace, vm_mac: int) -> Settings:
     wanted = policy_from(options)
     return Settings(
         vm_mac=vm_mac,
-        uplink=parse_choice(chosen) if chosen else default_choice(privilege.has_net_admin()),
+        uplink=parse_choice(chosen) if chosen is not None else default_choice(privilege.has_net_admin()),
         net_type=_one_of("--vm-net-type", options.vm_net_type, ("nat", "host")),
         lease_time=number("--bootpd-lease-time", options.bootpd_lease_time, 1, MAX_LEASE_TIME),
         user=options.user,
