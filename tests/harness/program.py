@@ -104,17 +104,18 @@ class Program:
         *extra: str,
         vm: socket.SocketKind = socket.SOCK_DGRAM,
         uplink: Any = socket.SOCK_DGRAM,
+        fds: tuple[int, ...] = (),
     ) -> None:
         self.vm, self.uplink = Wire(vm), Wire(uplink)
         self.sent: dict[str, Counter[str]] = {FROM_VM: Counter(), TO_VM: Counter()}
         self.errors = TemporaryFile("w+")  # noqa: SIM115
         self.output, output = socket.socketpair()
         self.process = subprocess.Popen(
-            command(*self._arguments(state)),
+            command(*self._arguments(state), *extra),
             stdin=self.vm.theirs,
             stdout=output,
             stderr=self.errors,
-            pass_fds=(self.uplink.theirs.fileno(),),
+            pass_fds=(self.uplink.theirs.fileno(), *fds),
             env=environment(),
             cwd="/",
         )

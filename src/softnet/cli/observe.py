@@ -1,8 +1,8 @@
 """What a running Softnet tells and may be asked, put around its forwarder by `serve`.
 
-Everything here is opened after privileges were dropped, because paths and ports are the caller's to
-name, and before the process is confined. The policy that is enforced lives in `LivePolicy`, which the
-control channels replace; `Observer` holds the rest: events, refusals, rejects, captures, counters.
+`Doors` are the paths, ports and descriptors that the caller named, opened with the caller's rights
+before anything is changed. The policy that is enforced lives in `LivePolicy`, which the control channels
+replace; `Observer` holds the rest: events, refusals, rejects, captures, counters.
 """
 
 import os
@@ -15,7 +15,7 @@ import softnet
 from softnet import clock
 from softnet.config import REJECT, Settings
 from softnet.control import registry
-from softnet.control.sockets import Hub, listen_at
+from softnet.control.sockets import Hub, listen_at, open_control_fd
 from softnet.core.address import format_mac
 from softnet.core.drops import Refusal
 from softnet.core.filter import Filter
@@ -102,13 +102,63 @@ def describe(rule: Rule | None) -> str | None:
     return None if rule is None else f"{rule.action} {rule.text}"
 
 
+class Doors:
+    """What an Observer writes to and is asked through. ConfigError for the first that cannot be opened.
+
+    Open it with the rights of whoever named the paths.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.events: int | None = None
+        self.control: socket.socket | None = None
+        self.metrics: socket.socket | None = None
+        self.listeners: list[tuple[socket.socket, str]] = []
+        self._folders: list[str] = []
+        try:
+            self._open(settings)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Closes what nobody has taken."""
+        for door in (self.control, self.metrics, *(listener for listener, _path in self.listeners)):
+            if door is not None:
+                door.close()
+        if self.events is not None:
+            os.close(self.events)
+            self.events = None
+
+    def own_folders(self) -> list[str]:
+        """Where this process, whoever it is by now, can remove its sockets; root's outlive it."""
+        return [folder for folder in self._folders if os.access(folder, os.W_OK)]
+
+    def _open(self, settings: Settings) -> None:
+        if settings.control_fd is not None:
+            self.control = open_control_fd(settings.control_fd, settings.vm_fd)
+        if settings.events is not None:
+            self.events = open_events(settings.events)
+        if settings.control is not None:
+            self._add(listen_at(settings.control, "--control"), settings.control)
+        if settings.metrics is not None:
+            from softnet import metrics
+
+            self.metrics = metrics.listen("--metrics", settings.metrics, listen_at)
+            if settings.metrics.startswith("unix:"):
+                self._folders.append(os.path.dirname(settings.metrics[5:]) or ".")
+        registered = registry.register()
+        if registered is not None:
+            self._add(*registered)
+
+    def _add(self, listener: socket.socket, path: str) -> None:
+        self.listeners.append((listener, path))
+        self._folders.append(os.path.dirname(path) or ".")
+
+
 class Observer:
     """Everything around one forwarder that tells or answers. `close` undoes it."""
 
-    def __init__(
-        self, settings: Settings, live: LivePolicy, forwarder: Forwarder, control: socket.socket | None
-    ) -> None:
-        self.folders: list[str] = []
+    def __init__(self, settings: Settings, live: LivePolicy, forwarder: Forwarder, doors: Doors) -> None:
         self._settings = settings
         self._live = live
         self._forwarder = forwarder
@@ -116,17 +166,14 @@ class Observer:
         self._rejects = 0
         self._page: Page | None = None
         self._log = None
-        if settings.events is not None:
-            self._log = EventLog(open_events(settings.events), settings.vm_mac, forwarder)
+        if doors.events is not None:
+            self._log = EventLog(doors.events, settings.vm_mac, forwarder)
+            doors.events = None
         self._narrator = Narrator(self._log, live.rule_of)
         self._hub = Hub(forwarder)
         self._methods: dict[str, Method] = {}
         self._attach()
-        try:
-            self._listen(control)
-        except BaseException:
-            self.close()
-            raise
+        self._serve(doors)
         self._start()
 
     def ended(self, how: str) -> None:
@@ -154,30 +201,17 @@ class Observer:
             answers = Batch(64, 640)  # an ICMP error has at most 590 bytes with its Ethernet header
             forwarder.droppers.append(lambda *seen: self._reject(rejecter, answers, *seen))
 
-    def _listen(self, control: socket.socket | None) -> None:
-        """Opens what others connect to."""
-        settings, hub = self._settings, self._hub
-        if control is not None:
-            hub.adopt(control, lambda: self._control_methods(operator=False))
-        if settings.control is not None:
-            self._listen_control(listen_at(settings.control, "--control"), settings.control)
-        registered = registry.register()
-        if registered is not None:
-            self._listen_control(*registered)
-        if settings.metrics is not None:
-            self._serve_metrics(settings.metrics)
+    def _serve(self, doors: Doors) -> None:
+        if doors.control is not None:
+            self._hub.adopt(doors.control, lambda: self._control_methods(operator=False))
+        for listener, path in doors.listeners:
+            self._hub.listen(listener, path, lambda: self._control_methods(operator=True))
+        if doors.metrics is not None:
+            from softnet import metrics
 
-    def _listen_control(self, listener: socket.socket, path: str) -> None:
-        self._hub.listen(listener, path, lambda: self._control_methods(operator=True))
-        self.folders.append(os.path.dirname(path) or ".")
-
-    def _serve_metrics(self, where: str) -> None:
-        from softnet import metrics
-
-        listener = metrics.listen("--metrics", where, listen_at)
-        if where.startswith("unix:"):
-            self.folders.append(os.path.dirname(where[5:]) or ".")
-        self._page = metrics.Page(listener, self._forwarder, lambda: metrics.render([self._snapshot()]))
+            self._page = metrics.Page(
+                doors.metrics, self._forwarder, lambda: metrics.render([self._snapshot()])
+            )
 
     def _control_methods(self, operator: bool) -> "dict[str, Method]":
         """The contract of `--control-fd`, and for an operator all the rest. Made at the first request."""

@@ -19,9 +19,8 @@ from types import FrameType
 
 from softnet import privilege
 from softnet.cli import COMMANDS, complain, options
-from softnet.cli.observe import LivePolicy, Observer
+from softnet.cli.observe import Doors, LivePolicy, Observer
 from softnet.config import Settings
-from softnet.control.sockets import open_control_fd
 from softnet.core.filter import Filter
 from softnet.core.lease import LeaseEvent
 from softnet.core.reasons import FROM_VM, TO_VM
@@ -58,8 +57,26 @@ def main(argv: Sequence[str]) -> int:
         return 0 if os.geteuid() == 0 else 1
     privilege.check_installation()
     source = _vm_source(chosen, settings)
-    privilege.acquire(words, settings.uplink.kind in PRIVILEGED)
+    acquire_for_uplink(words, settings)
     return serve(settings, source, _supervisor(chosen), chosen.summary)
+
+
+def acquire_for_uplink(argv: list[str], settings: Settings) -> None:
+    """Root where the uplink needs it, or one line that names the uplink and what to set up."""
+    try:
+        privilege.acquire(argv, settings.uplink.kind in PRIVILEGED)
+    except privilege.PrivilegeError as error:
+        raise UplinkError(f"--uplink {settings.uplink} {error}") from None
+
+
+def _start_reporting() -> tuple[str, ...]:
+    """Error reports, if SENTRY_DSN asks for them; what they will have to read after confinement."""
+    if "SENTRY_DSN" not in os.environ:
+        return ()
+    from softnet import reporting
+
+    reporting.start()
+    return reporting.readable()
 
 
 def _vm_source(chosen: argparse.Namespace, settings: Settings) -> Callable[[], VmSource]:
@@ -105,11 +122,12 @@ def serve(
     its end of file ends Softnet as SIGINT does.
     """
     stop = _Stop()
-    control = None if settings.control_fd is None else open_control_fd(settings.control_fd, settings.vm_fd)
+    reports = _start_reporting()
     who = privilege.identity(settings.user, settings.group)
     with ExitStack() as undo:
-        with privilege.acting_as(privilege.asker()):  # a path of the caller's, not one of root's
+        with privilege.acting_as(privilege.asker()):  # paths of the caller's, not of root's
             source = undo.enter_context(closing(open_vm()))
+            doors = undo.enter_context(closing(Doors(settings)))
         with privilege.acting_as(privilege.asker() if settings.uplink.kind == "unix" else None):
             uplink = undo.enter_context(closing(open_uplink(settings, settings.policy)))
         relay = undo.enter_context(closing(Relay(settings.expose if uplink.publisher is None else ())))
@@ -123,8 +141,8 @@ def serve(
         publisher = relay if uplink.publisher is None else uplink.publisher
         forwarder.listeners.append(lambda event: _follow_lease(publisher, event))
         live = LivePolicy(settings.policy, uplink.facts, forwarder.filter)
-        observer = undo.enter_context(closing(Observer(settings, live, forwarder, control)))
-        privilege.confine(writable=observer.folders, signals=settings.uplink.kind == USER)
+        observer = undo.enter_context(closing(Observer(settings, live, forwarder, doors)))
+        privilege.confine(reports, writable=doors.own_folders(), signals=settings.uplink.kind == USER)
         return _forward(forwarder, observer, stop, supervisor, summary)
 
 
