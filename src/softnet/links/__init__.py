@@ -12,6 +12,8 @@ The contract every link keeps (`tests/unit/test_links_conformance.py` runs over 
   (10 x 50 us), then its verdict becomes `busy`. It returns how many frames became `busy`, and never
   blocks longer than that bound; after a batch that used its bound up, the next one gets no retry
   until a frame goes through again, so that a stalled peer cannot slow the other direction.
+- `unsent` is true while the rest of a frame that `send` counted as sent waits for the other side to
+  make room: poll the descriptor for writing too, and call `receive`.
 - Both raise `LinkClosed` when the other side is gone (end of file on a stream, ECONNREFUSED,
   ECONNRESET, ENOTCONN, EPIPE), and OSError for anything else that is not about one frame.
 - `alive()` asks whether the other side still exists, for links whose descriptor would not tell;
@@ -32,6 +34,9 @@ class Link(Protocol):
 
     @property
     def pending(self) -> bool: ...
+
+    @property
+    def unsent(self) -> bool: ...
 
     @property
     def needs_alive_check(self) -> bool: ...

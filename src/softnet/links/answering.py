@@ -30,6 +30,10 @@ class Answering:
         return bool(self._queue) or self._link.pending
 
     @property
+    def unsent(self) -> bool:
+        return self._link.unsent
+
+    @property
     def needs_alive_check(self) -> bool:
         return self._link.needs_alive_check
 

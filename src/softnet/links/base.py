@@ -46,6 +46,10 @@ class BaseLink:
     def __init__(self) -> None:
         self._stalled = False
 
+    @property
+    def unsent(self) -> bool:
+        return False
+
     def _put(self, batch: Batch, at: int) -> Progress:
         raise NotImplementedError
 

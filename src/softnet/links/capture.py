@@ -34,6 +34,10 @@ class CaptureLink:
     def pending(self) -> bool:
         return self._link.pending
 
+    @property
+    def unsent(self) -> bool:
+        return self._link.unsent
+
     def receive(self, batch: Batch) -> int:
         count = self._link.receive(batch)
         if count:

@@ -6,7 +6,8 @@ is copied: a frame cut in two, or, when a batch is full of small frames, those f
 The leftover is at most one arena, because nothing is read while it holds a whole frame.
 
 A frame that the kernel took in part is finished, to the byte, before anything else is written; at
-most one is unfinished at a time, and it counts as sent. Every `send` and every `receive` tries.
+most one is unfinished at a time, and it counts as sent. Every `send` and every `receive` tries, and
+`unsent` has the forwarder call one of them as soon as there is room.
 
 The stream ends with LinkClosed: at its end of file (also one inside a frame) and at a length that
 cannot be one. Frames that came before are delivered first.
@@ -36,6 +37,10 @@ class StreamLink(BaseLink):
         self._rest = bytearray()  # of the one frame that the kernel took in part
         if sys.platform == "darwin":  # its sosend() does not look at MSG_DONTWAIT
             os.set_blocking(self._socket.fileno(), False)
+
+    @property
+    def unsent(self) -> bool:
+        return len(self._rest) > 0
 
     def fileno(self) -> int:
         return self._socket.fileno()

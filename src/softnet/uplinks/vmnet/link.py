@@ -27,6 +27,7 @@ WRONG_PACKET = frozenset({vmnet.INVALID_ARGUMENT, vmnet.PACKET_TOO_BIG, vmnet.TO
 class VmnetLink:
     """See `softnet.links` for the contract. Owns the interface: `close` stops it."""
 
+    unsent = False
     needs_alive_check = False
 
     def __init__(self, interface: Interface) -> None:
