@@ -15,6 +15,7 @@ from softnet.control.sockets import is_dead, listen_at
 from softnet.errors import ConfigError
 
 SUFFIX = ".sock"
+VARIABLE = "SOFTNET_RUNTIME_DIR"
 
 
 class Entry(NamedTuple):
@@ -25,22 +26,21 @@ class Entry(NamedTuple):
 
 
 def own_folder() -> str:
-    """Where this user's Softnets are listed."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and os.path.isabs(runtime) and _is_ours(runtime):
-        return os.path.join(runtime, "softnet")
+    """Where this user's Softnets are listed: SOFTNET_RUNTIME_DIR, else the system's place for such things."""
+    chosen = os.environ.get(VARIABLE)
+    if chosen:
+        return chosen
     uid = os.geteuid()
     if uid == 0 and os.path.isdir("/run"):
         return "/run/softnet"
-    if _is_ours(f"/run/user/{uid}"):
-        return f"/run/user/{uid}/softnet"
-    return f"/tmp/softnet-{uid}"
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}"
+    return f"{runtime}/softnet" if _is_ours(runtime) else f"/tmp/softnet-{uid}"
 
 
 def register() -> tuple[socket.socket, str] | None:
     """A listening socket in the folder, and its path; None where there can be none."""
     folder = own_folder()
-    with suppress(FileExistsError, OSError):
+    with suppress(OSError):
         os.mkdir(folder, 0o700)
     if not _is_private(folder):
         return None
@@ -76,9 +76,9 @@ def remove_dead(folder: str) -> None:
 
 
 def _folders() -> list[str]:
-    """The folders that this user may look into: root everybody's."""
+    """The folders that this user may look into: root everybody's, but where VARIABLE names one."""
     folders = [own_folder()]
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 and not os.environ.get(VARIABLE):
         with suppress(OSError):
             folders += [f"/run/user/{uid}/softnet" for uid in os.listdir("/run/user")]
         with suppress(OSError):
