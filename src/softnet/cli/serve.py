@@ -142,7 +142,8 @@ def serve(
         forwarder.listeners.append(lambda event: _follow_lease(publisher, event))
         live = LivePolicy(settings.policy, uplink.facts, forwarder.filter)
         observer = undo.enter_context(closing(Observer(settings, live, forwarder, doors)))
-        privilege.confine(reports, writable=doors.own_folders(), signals=settings.uplink.kind == USER)
+        folders = doors.own_folders() + (source.own_folders() if isinstance(source, Listener) else [])
+        privilege.confine(reports, writable=folders, signals=settings.uplink.kind == USER)
         return _forward(forwarder, observer, stop, supervisor, summary)
 
 

@@ -6,6 +6,9 @@
 There is one VM: once it has connected, nobody else can. A stream's path goes at that moment; a
 datagram socket keeps its path until the link is closed, because QEMU's `-netdev dgram` looks it up
 for every frame. A path that a living process holds is refused, a socket left behind is replaced.
+
+The path is made, and removed, as whoever asked for Softnet: in a folder of theirs nothing is left. One
+that only root may write to keeps the name, as privileges are gone by then; the next start replaces it.
 """
 
 import errno
@@ -27,6 +30,11 @@ class Listener:
     def __init__(self, sock: socket.socket, name: SocketFile) -> None:
         self._socket: socket.socket | None = sock
         self._name = name
+
+    def own_folders(self) -> list[str]:
+        """Where a socket's name is yet to be removed, as far as this process, whoever it is by now, can."""
+        folder = self._name.folder
+        return [folder] if os.path.lexists(self._name.path) and os.access(folder, os.W_OK) else []
 
     def fileno(self) -> int:
         return self._socket.fileno() if self._socket else -1

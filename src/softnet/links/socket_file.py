@@ -14,22 +14,23 @@ class SocketFile:
             sock.bind(path)
         finally:
             os.umask(mask)
-        self._path = path
+        self.path = path
+        self.folder = os.path.dirname(path) or "."
         self._identity = self._look()
 
     def _look(self) -> tuple[int, int]:
-        info = os.lstat(self._path)
+        info = os.lstat(self.path)
         return info.st_dev, info.st_ino
 
     def give_to(self, uid: int, gid: int) -> None:
         """A new owner, who then may connect; -1 leaves one as it is."""
-        os.chown(self._path, uid, gid, follow_symlinks=False)
+        os.chown(self.path, uid, gid, follow_symlinks=False)
 
     def remove(self) -> None:
         """Unless somebody else has a socket there by now, or privileges have been dropped since."""
         with suppress(OSError):
             if self._look() == self._identity:
-                os.unlink(self._path)
+                os.unlink(self.path)
 
 
 def os_message(error: OSError) -> str:
