@@ -12,7 +12,9 @@ import sys
 
 from softnet.privilege import installation
 
-EVERYTHING = "_bz2 _ctypes _hashlib _json _lzma _posixsubprocess _queue _socket _ssl pyexpat resource select zlib"
+EVERYTHING = (
+    "_bz2 _ctypes _hashlib _json _lzma _posixsubprocess _queue _socket _ssl pyexpat resource select zlib"
+)
 
 
 def main(prefix: str) -> None:

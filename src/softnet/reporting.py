@@ -1,4 +1,4 @@
-"""Error reports to Sentry: off unless SENTRY_DSN is set and `softnet[sentry]` (sentry-sdk 2 or later) is installed.
+"""Error reports to Sentry: off unless SENTRY_DSN is set and `softnet[sentry]` (sentry-sdk 2) is there.
 
 `start` sets it up before privileges are dropped, so that a failure to open the network is reported too;
 it starts no thread and opens no connection, and without SENTRY_DSN it imports nothing. `report` sends one

@@ -27,7 +27,6 @@ from softnet.config import Settings
 from softnet.core.address import MAC_GROUP_BIT, MAC_LOCAL_BIT, format_mac
 from softnet.errors import SoftnetError
 from softnet.links import attach
-from softnet.uplinks.select import PRIVILEGED
 
 USAGE = "softnet run [options] -- COMMAND [ARGUMENT ...]"
 DESCRIPTION = """Start COMMAND with a network card behind Softnet. {fd} and {mac} in its arguments are
@@ -144,7 +143,7 @@ def _filter_process(
     replaced = ("--vm-mac-address", format_mac(settings.vm_mac), "--vm-fd", str(ours.fileno()))
     own = [word for word in words if word != "--stream"]
     argv = [*own, *replaced, "--supervisor-fd", str(end.fileno())]
-    privilege.acquire(argv, settings.uplink.kind in PRIVILEGED)
+    serve.acquire_for_uplink(argv, settings)
     return serve.serve(settings, lambda: attach.open_fd("--vm-fd", ours.fileno()), end, summary)
 
 
