@@ -13,10 +13,12 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -192,6 +194,7 @@ static int latency(char **words, int flooding)
 
 int main(int argc, char **argv)
 {
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* nothing of a benchmark outlives it */
     if (argc == 10 && strcmp(argv[1], "frames") == 0)
         return frames(argv + 2);
     if ((argc == 7 || argc == 10) && strcmp(argv[1], "latency") == 0)
