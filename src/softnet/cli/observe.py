@@ -70,6 +70,12 @@ class LivePolicy:
             self._enforce(self.policy, facts)
         self.facts = facts
 
+    def on_addresses(self, addresses: tuple[int, ...]) -> None:
+        """`@host`, and what is the host's own by default, follow the host's addresses."""
+        facts = self.facts._replace(host_addresses=addresses)
+        self._enforce(self.policy, facts)
+        self.facts = facts
+
     def rule_of(self, refusal: Refusal) -> str | None:
         """The rule that decided a refusal, as `describe` spells it."""
         if refusal.reason not in BY_RULES:

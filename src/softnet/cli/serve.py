@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from types import FrameType
@@ -31,7 +32,7 @@ from softnet.links import Link, attach
 from softnet.links.listen import Listener, listen_path
 from softnet.policy import compile_inbound, compile_policy
 from softnet.uplinks import Publisher, Uplink
-from softnet.uplinks.select import PRIVILEGED, USER, open_uplink
+from softnet.uplinks.select import BRIDGE, NAT, PRIVILEGED, USER, open_uplink
 
 USAGE = """softnet --vm-fd N --vm-mac-address MAC [options]
        softnet run [options] -- COMMAND [ARGUMENT ...]
@@ -41,6 +42,7 @@ DESCRIPTION = "Software networking for a virtual machine that nobody should have
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SLOT_ALIGNMENT = 64
 ETHERNET_HEADER = 14
+WITH_HOST = (NAT, BRIDGE, USER)  # uplinks that lead to this host's own addresses
 
 VmSource = Link | Listener
 
@@ -141,6 +143,8 @@ def serve(
         publisher = relay if uplink.publisher is None else uplink.publisher
         forwarder.listeners.append(lambda event: _follow_lease(publisher, event))
         live = LivePolicy(settings.policy, uplink.facts, forwarder.filter)
+        if settings.uplink.kind in WITH_HOST and sys.platform.startswith("linux"):
+            _follow_addresses(forwarder, live, undo)
         observer = undo.enter_context(closing(Observer(settings, live, forwarder, doors)))
         folders = doors.own_folders() + (source.own_folders() if isinstance(source, Listener) else [])
         privilege.confine(reports, writable=folders, signals=settings.uplink.kind == USER)
@@ -164,6 +168,20 @@ def _follow_lease(publisher: Publisher, event: LeaseEvent) -> None:
         publisher.withdraw()
     else:
         publisher.publish(event.lease.address)
+
+
+def _follow_addresses(forwarder: Forwarder, live: LivePolicy, undo: ExitStack) -> None:
+    """Keeps the policy's idea of the host's own addresses up to date."""
+    from softnet.uplinks.addresses import AddressWatch
+
+    watch = undo.enter_context(closing(AddressWatch()))
+
+    def look(_now: float) -> None:
+        if watch.changed():
+            live.on_addresses(watch.addresses)
+
+    live.on_addresses(watch.addresses)
+    forwarder.watch(watch.fileno(), look)
 
 
 def _slot(mtu: int) -> int:
