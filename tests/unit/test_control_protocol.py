@@ -275,6 +275,8 @@ def test_a_peer_that_never_reads_loses_the_channel() -> None:
         assert len(world.channel.unsent) <= UNSENT_LIMIT
     assert world.channel.dead
     assert not world.channel.unsent
-    world.channel.receive(b'{"jsonrpc":"2.0","id":1,"method":"softnet.policy.set","params":{"allow":[],"block":[]}}\n')
+    world.channel.receive(
+        b'{"jsonrpc":"2.0","id":1,"method":"softnet.policy.set","params":{"allow":[],"block":[]}}\n'
+    )
     world.channel.serve(9)
     assert not world.applied

@@ -594,5 +594,3 @@ def test_frames_may_lie_anywhere_in_the_arena() -> None:
         assert wire.link.send(batch, VM_BUSY) == 1  # the third ends beyond the arena
         assert take_all(wire) == [frame(1), frame(2), b""]
         wire.close()
-
-
