@@ -43,6 +43,7 @@ CROSS_CUTTING = {
     "builds": "the compiled build against the interpreted one",
     "blackbox": "the program between two sockets",
     "bench": "the measurements in bench/",
+    "fuzz": "the targets in fuzz/",
     "repository": "this file",
 }
 # Modules of the standard library that cost every VM megabytes and milliseconds.
