@@ -216,3 +216,18 @@ def test_control_fd_is_checked_before_anything_is_served(tmp_path: Path) -> None
             theirs.send(b"x")
             assert duplicate.recv(1) == b"x"
         assert os.get_blocking(ours.fileno()), "the description is shared with whoever passed it"
+
+
+def test_a_client_whose_code_cannot_be_loaded_any_more_is_turned_away(world: World, tmp_path: Path) -> None:
+    path = str(tmp_path / "control.sock")
+
+    def unreadable() -> Any:
+        raise ModuleNotFoundError("No module named 'json'")
+
+    world.hub.listen(listen_at(path, "--control"), path, unreadable)
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(path)
+        world.loop.turn(world.hub)
+        assert peer.recv(1) == b""
+    world.peer.send(GET)
+    assert len(world.read()) == 1

@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import softnet
@@ -42,6 +43,9 @@ from softnet.rules import ALLOW, IN, OUT, Rule, order
 if TYPE_CHECKING:
     from softnet.control.protocol import Method
     from softnet.metrics import Page
+
+# What the doors need later is loaded while it can be read; the registry's, which nobody may ever ask, is not.
+FOR_CONTROL = ("softnet.control.methods", "softnet.control.protocol", "softnet.capture")
 
 BY_RULES = frozenset((BLOCKED, FLOW_START, FLOW_FULL))
 
@@ -140,6 +144,9 @@ class Doors:
         return [folder for folder in self._folders if os.access(folder, os.W_OK)]
 
     def _open(self, settings: Settings) -> None:
+        wanted = FOR_CONTROL if settings.control_fd is not None or settings.control is not None else ()
+        for module in (*wanted, *(("json",) if settings.events is not None else ())):
+            import_module(module)
         if settings.control_fd is not None:
             self.control = open_control_fd(settings.control_fd, settings.vm_fd)
         if settings.events is not None:

@@ -170,8 +170,11 @@ class Hub:
                 return
             if len(self.connections) >= CLIENTS:
                 peer.close()
-            else:
+                return
+            try:
                 self.adopt(peer, methods)
+            except ImportError:  # code that this process, whoever it is by now, may not read
+                peer.close()
 
         self._watcher.watch(listener.fileno(), accept)
 
