@@ -179,6 +179,7 @@ def test_arp_answers_for_the_gateway_alone(stage: Stage) -> None:
 def test_arp_teaches_the_host_nothing(stage: Stage) -> None:
     wire = stage.wire()
     before = stage.host.ip("neighbour show")
+    assert f"{format_ipv4(wire.address)} dev {wire.uplink.name} lladdr 02:00:00:00:00:0a PERMANENT" in before
     for sender in ("10.231.0.99", "192.0.2.1", format_ipv4(wire.address)):
         for operation in (1, 2):
             wire.send(wire.arp(GATEWAY, parse_ipv4(sender), OTHER_MAC, operation))
@@ -186,14 +187,18 @@ def test_arp_teaches_the_host_nothing(stage: Stage) -> None:
     assert stage.host.ip("neighbour show") == before
 
 
-def test_a_redirect_changes_no_route(stage: Stage) -> None:
-    wire = stage.wire()
+@pytest.mark.parametrize("net_type", ["nat", "host"])
+def test_a_redirect_does_not_come_in(stage: Stage, net_type: str) -> None:
+    """Where a device does not forward, the kernel heeds redirects if `all` or the device says so."""
+    wire = stage.wire(net_type=net_type)
+    icmp = stage.host.open_socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    icmp.settimeout(0.3)
     inner = ipv4(GATEWAY, wire.address, 17, udp(GATEWAY, wire.address, 1, 2, b""))
     redirect = bytes((REDIRECT, 1, 0, 0)) + INTERNET.to_bytes(4, "big") + inner[:28]
-    wire.send(wire.icmp(GATEWAY, redirect))
-    route = stage.host.ip(f"route get {format_ipv4(wire.address)}")
-    assert wire.uplink.name in route
-    assert "via" not in route
+    wire.send(wire.icmp(GATEWAY, redirect), wire.icmp(GATEWAY, bytes((ECHO, 0, 0, 0, 0, 1, 0, 1))))
+    assert icmp.recv(2048)[20] == ECHO
+    with pytest.raises(TimeoutError):
+        icmp.recv(2048)
 
 
 def test_no_pool_address_leaks_upstream(stage: Stage) -> None:
