@@ -295,7 +295,9 @@ def program(*arguments: str) -> tuple[str, ...]:
 class Softnet:
     """A running Softnet; ready when made. AssertionError with what it wrote when it does not get so far."""
 
-    def __init__(self, host: Namespace, vm: Vm, *options: str, wrapper: Sequence[str] = ()) -> None:
+    def __init__(
+        self, host: Namespace, vm: Vm, *options: str, wrapper: Sequence[str] = (), fds: Sequence[int] = ()
+    ) -> None:
         ours, theirs = socket.socketpair()
         self._errors = tempfile.TemporaryFile("w+", prefix="snt-")  # noqa: SIM115 - closed by `stop`
         words = ("-m", "softnet", "--vm-fd", str(vm.fd), "--vm-mac-address", vm.mac_address)
@@ -303,7 +305,7 @@ class Softnet:
         self.process = host.start(
             *wrapper,
             *program(*words, "--supervisor-fd", str(theirs.fileno()), *drop, *options),
-            pass_fds=[vm.fd, theirs.fileno()],
+            pass_fds=[vm.fd, theirs.fileno(), *fds],
             stderr=self._errors,
         )
         theirs.close()
@@ -379,9 +381,11 @@ class Lab:
                 namespace.ip(f"address add {wanted} dev {name}")
             namespace.ip(f"link set {name} up")
 
-    def softnet(self, host: Namespace, vm: Vm, *options: str, wrapper: Sequence[str] = ()) -> Softnet:
-        """Starts the program of this checkout for `vm`; `wrapper` is put before its command line."""
-        running = Softnet(host, vm, *options, wrapper=wrapper)
+    def softnet(
+        self, host: Namespace, vm: Vm, *options: str, wrapper: Sequence[str] = (), fds: Sequence[int] = ()
+    ) -> Softnet:
+        """Starts the program of this checkout for `vm`; `wrapper` goes before its command line."""
+        running = Softnet(host, vm, *options, wrapper=wrapper, fds=fds)
         self._programs.append(running)
         return running
 

@@ -20,9 +20,7 @@ it will send to and hear from. Two VMs talk only if both say so. `docs/nat.md` h
 """
 
 import errno
-import fcntl
 import socket
-import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -37,11 +35,9 @@ from softnet.links.tap import TapLink, create_tap, tap_link
 from softnet.policy import Facts, Policy, allowed_within, compile_policy
 from softnet.uplinks import host
 from softnet.uplinks.forwarding import Forwarding, is_router
-from softnet.uplinks.kernel import check_privileges, run_ip, write_sysctls
+from softnet.uplinks.kernel import check_privileges, run_ip, set_mac, write_sysctls
 from softnet.uplinks.nat_rules import Vm, guard, ip_commands, ruleset, sysctls
 from softnet.uplinks.nftables import Nftables
-
-SIOCSIFHWADDR = 0x8924
 
 Ranges = Sequence[tuple[int, int]]
 
@@ -109,14 +105,10 @@ def _claim(pool: Pool, mac: int, offload: bool) -> tuple[int, str, int]:
     raise UplinkError(f"--uplink nat: every address of the pool {pool} is taken: give a larger --pool")
 
 
-def _set_mac(tap: int, name: str, vm_mac: int, address: int) -> int:
-    """Gives the TAP a MAC address of ours, at once: udev replaces one that is the kernel's random choice."""
+def _own_mac(vm_mac: int, address: int) -> int:
+    """The TAP's MAC address: its own among the host's, and another than the VM's."""
     mac = 0x0253 << 32 | address
-    if mac == vm_mac:
-        mac ^= 0x0400 << 32
-    request = struct.pack("16sH6s8x", name.encode(), socket.AF_UNIX, mac.to_bytes(6, "big"))
-    fcntl.ioctl(tap, SIOCSIFHWADDR, request)
-    return mac
+    return mac ^ 0x0400 << 32 if mac == vm_mac else mac
 
 
 def without(ranges: Ranges, address: int) -> list[tuple[int, int]]:
@@ -203,7 +195,8 @@ class NatUplink:
         tap = tap_link(descriptor, settings.mtu, settings.offload)
         self._undo.append(tap)
         self.mtu = settings.mtu
-        gateway_mac = _set_mac(descriptor, self.name, settings.vm_mac, self.address)
+        gateway_mac = _own_mac(settings.vm_mac, self.address)
+        set_mac(descriptor, self.name, gateway_mac)
         self.facts = Facts(pool.gateway, gateway_mac, host.addresses(routes))
         offer = Offer(
             mac=settings.vm_mac,
