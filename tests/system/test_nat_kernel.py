@@ -223,6 +223,21 @@ def test_a_connection_flood_does_not_fill_the_hosts_table(stage: Stage) -> None:
     assert marked(sniffer.frames()) == []
 
 
+def test_a_connection_flood_at_the_host_itself_is_bounded_too(stage: Stage) -> None:
+    wire = stage.wire()
+    server = stage.host.udp(port=PORT)
+    for source_port in range(1, 9001, 50):
+        wire.send(
+            *(
+                udp_frame(wire.gateway_mac, MAC, wire.address, GATEWAY, source_port + step, PORT, MARK)
+                for step in range(50)
+            )
+        )
+    count = int(stage.host.sysctl("netfilter/nf_conntrack_count"))
+    assert 8000 < count <= 8192 + 16
+    server.close()
+
+
 def test_the_host_network_forwards_nothing(stage: Stage) -> None:
     sniffer = stage.internet.sniff("eth0")
     stage.internet.ip("route add 10.231.0.0/20 via 192.0.2.2")

@@ -3,14 +3,15 @@
 Two tables a VM, and the kernel asks them in this order about a packet from it:
 
     netdev, ingress of the TAP   the VM's own MAC and address as source, ARP or IPv4, and nothing else
-    ip, prerouting               no more than MAX_CONNECTIONS in the connection table at a time
-    ip, forward, from_vm         to other VMs those that it may reach; no pool address to elsewhere,
-                                 and nothing that NAT would not rewrite; with `host` nothing at all
+    ip, input                    no more than MAX_CONNECTIONS to the host at a time
+    ip, forward, from_vm         nor through it; to other VMs those that it may reach; no pool address
+                                 to elsewhere, nothing that NAT would not rewrite; with `host` nothing
     ip, forward, to_vm           the same question asked for the other VM, by its own table
     ip, postrouting              the host's address for the VM's
 
 No rule accepts for others: a drop is final in nftables, an accept ends one chain only, so that the
-host's own firewall still has its say.
+host's own firewall still has its say. Every packet that the host forwards asks the `forward` chain
+of every VM, two comparisons each, hence no chain at a hook where it is not needed.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 from softnet.core.address import format_ipv4, format_mac
 
-MAX_CONNECTIONS = 8192  # of one VM, in a table (262,144 entries on most hosts) that all share
+MAX_CONNECTIONS = 8192  # twice, in a table of connections (262,144 entries on most hosts) that all share
 
 
 class Vm(NamedTuple):
@@ -59,8 +60,8 @@ table ip softnet_{tap} {{
 		flags interval
 		{peers}
 	}}
-	chain prerouting {{
-		type filter hook prerouting priority mangle; policy accept;
+	chain input {{
+		type filter hook input priority filter; policy accept;
 		iif "{tap}" ct state new ct count over {MAX_CONNECTIONS} drop
 	}}
 	chain forward {{
@@ -69,6 +70,7 @@ table ip softnet_{tap} {{
 		oif "{tap}" jump to_vm
 	}}
 	chain from_vm {{
+		ct state new ct count over {MAX_CONNECTIONS} drop
 		oifname "sn*" ip daddr @peers return
 		oifname "sn*" drop
 		ip daddr {vm.pool} drop
