@@ -6,9 +6,12 @@ a Python twin, which is used where it is missing. SOFTNET_COMPILE=0 asks for the
 """
 
 import os
+import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import BaseError, CCompilerError
 
 ROOT = Path("src/softnet")
 SOURCES = sorted(path.with_suffix(".py") for path in ROOT.rglob("*.pxd")) + sorted(ROOT.rglob("*.pyx"))
@@ -27,7 +30,6 @@ def extensions() -> list[Extension]:
             ".".join(path.with_suffix("").parts[1:]),
             [str(path)],
             extra_compile_args=["-O2", "-g0"],
-            optional=True,
         )
         for path in SOURCES
         if path.exists()
@@ -35,4 +37,21 @@ def extensions() -> list[Extension]:
     return cythonize(modules, compiler_directives=DIRECTIVES, build_dir="build/cython")
 
 
-setup(ext_modules=extensions(), options={"build_ext": {"parallel": os.cpu_count() or 1}})
+class CompileAllOrNothing(build_ext):
+    """Compiled modules call each other in C: where one cannot be built, none is installed."""
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except (BaseError, CCompilerError) as error:
+            print(f"softnet: not compiled ({error}); installing the interpreted build", file=sys.stderr)
+            for built in map(Path, self.get_outputs()):
+                built.unlink(missing_ok=True)
+            self.extensions = []
+
+
+setup(
+    ext_modules=extensions(),
+    cmdclass={"build_ext": CompileAllOrNothing},
+    options={"build_ext": {"parallel": os.cpu_count() or 1}},
+)
