@@ -1,10 +1,13 @@
 """The metrics page: read by the official parsers, and served to clients of every manner."""
 
+import json
+import re
 import select
 import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -189,3 +192,68 @@ def test_a_port_in_use_is_said(server: Server) -> None:
         ConfigError, match=r"--metrics 127.0.0.1:\d+: cannot listen there: Address already in use"
     ):
         metrics.listen_tcp("--metrics", f"127.0.0.1:{server.address[1]}")
+
+
+DASHBOARD = Path(__file__).parents[2] / "packaging" / "grafana" / "softnet.json"
+
+
+def expressions() -> list[str]:
+    dashboard = json.loads(DASHBOARD.read_text())
+    return [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+
+
+def test_the_dashboard_asks_for_metrics_and_labels_that_there_are() -> None:
+    known = {name for name, _kind, _text in FAMILIES}
+    labels = {
+        label
+        for family in text_string_to_metric_families(render([SNAPSHOT]))
+        for sample in family.samples
+        for label in sample.labels
+    }
+    asked = set(re.findall(r"softnet_\w+", " ".join(expressions())))
+    assert asked <= known
+    assert len(asked) >= 9
+    used = {name for text in expressions() for name in re.findall(r"[{,](\w+)=", text)}
+    used |= {
+        name
+        for text in expressions()
+        for group in re.findall(r"by \(([^)]*)\)", text)
+        for name in group.split(", ")
+    }
+    assert used <= labels
+
+
+def test_the_dashboard_has_what_grafana_needs() -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    assert {"title", "uid", "schemaVersion", "panels", "templating", "time"} <= set(dashboard)
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    taken: set[tuple[int, int]] = set()
+    for panel in dashboard["panels"]:
+        at = panel["gridPos"]
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert at["x"] + at["w"] <= 24
+        assert not cells & taken, f"{panel['title']} lies on another panel"
+        taken |= cells
+        assert panel["targets"]
+        assert panel["description"]
+        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+    assert [variable["name"] for variable in dashboard["templating"]["list"]] == ["datasource", "vm"]
+
+
+def test_promtool_reads_every_expression_of_the_dashboard(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian: prometheus)")
+    lines = ["groups:", "- name: dashboard", "  rules:"]
+    for at, text in enumerate(expressions()):
+        concrete = text.replace("$__rate_interval", "5m").replace("$__range", "1h").replace("$vm", ".*")
+        lines += [f"  - record: softnet:panel{at}", f"    expr: {json.dumps(concrete)}"]
+    rules = tmp_path / "rules.yml"
+    rules.write_text("\n".join(lines) + "\n")
+    ran = subprocess.run([promtool, "check", "rules", str(rules)], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_every_metric_is_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    assert [name for name, _kind, _text in FAMILIES if f"`{name}`" not in page] == []
