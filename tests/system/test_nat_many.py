@@ -36,7 +36,7 @@ class Stage(Lab):
         self.host.ip("route add default via 192.0.2.1")
 
     def traces(self) -> list[str]:
-        """What any Softnet has left in the host's namespace, in words. Sockets in /run are not its to judge."""
+        """What any Softnet has left in the host's namespace, in words; /run is not looked at."""
         host = self.host
         found = [name for name in host.devices() if name not in ("lo", "eth0")]
         found += [line for line in host.ip("-4 route show table all").splitlines() if "10.231." in line]
