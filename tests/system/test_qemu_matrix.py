@@ -1,6 +1,7 @@
 """Real VMs by every way that QEMU attaches, on every uplink of Linux: a lease, names, a download, a port.
 
     socket           dgram and stream (`softnet run`), and a path that QEMU connects to (`--vm-socket`)
+                     a TAP, and no socket (`--tap`), as for Firecracker and Cloud Hypervisor
     uplink           nat, bridge (with dnsmasq), user (all of it, QEMU included, as an ordinary user)
 
 All of them boot side by side, on one host, before the first test.
@@ -32,7 +33,14 @@ BRIDGE, BRIDGE_ADDRESS, BRIDGE_NETWORK = "br0", "10.60.0.1", "10.60.0.0/24"
 MAC = "52:54:00:5a:00:31"
 AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all")
 UPLINKS = {"nat": "nat", "bridge": f"bridge={BRIDGE}", "user": "user"}
-WAYS = [f"{socket}-{uplink}" for uplink in UPLINKS for socket in ("dgram", "stream")] + ["path-nat"]
+WAYS = [f"{socket}-{uplink}" for uplink in UPLINKS for socket in ("dgram", "stream")]
+WAYS += ["path-nat", "tap-nat", "tap-user"]
+TAP = "tap,id=n0,ifname=vmtap0,script=no,downscript=no,vnet_hdr=on"
+# This machine may keep /dev/net/tun to root; most do not.
+OPEN_TUN = (
+    "mount -t tmpfs lab /mnt && mknod -m 666 /mnt/tun c 10 200 && mount --bind /mnt/tun /dev/net/tun"
+    ' && exec "$@"'
+)
 PORTS = {way: 8001 + number for number, way in enumerate(WAYS)}
 
 
@@ -69,14 +77,15 @@ class Machines:
         options = ["--uplink", UPLINKS[uplink], "--expose", f"{PORTS[way]}:80", "--dns", ROUTER]
         if kind == "path":
             return self._boot_by_path(options)
-        wrapper = AS_NOBODY if uplink == "user" else ()
-        stream = ["--stream"] if kind == "stream" else []
+        wrapper = ("unshare", "--mount", "sh", "-c", OPEN_TUN, "sh", *AS_NOBODY) if uplink == "user" else ()
+        how = {"dgram": [], "stream": ["--stream"], "tap": ["--tap", "vmtap0"]}[kind]
+        netdev = {"dgram": guest.DGRAM, "stream": guest.STREAM, "tap": TAP}[kind]
 
         def start(qemu: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
             open_console(qemu)
-            return self.stage.host.popen([*wrapper, *SOFTNET, "run", *stream, *options, "--", *qemu], log)
+            return self.stage.host.popen([*wrapper, *SOFTNET, "run", *how, *options, "--", *qemu], log)
 
-        return Guest(way, self._image, start, guest.STREAM if stream else guest.DGRAM)
+        return Guest(way, self._image, start, netdev)
 
     def _boot_by_path(self, options: list[str]) -> Guest:
         folder = self._undo.enter_context(tempfile.TemporaryDirectory(prefix="softnet-lab-"))
@@ -126,7 +135,7 @@ def test_an_exposed_port_from_the_host_and_from_elsewhere(machines: Machines, wa
             assert page.read() == f"{way}\n".encode()
 
 
-@pytest.mark.parametrize("way", ["dgram-user", "stream-user"])
+@pytest.mark.parametrize("way", ["dgram-user", "stream-user", "tap-user"])
 def test_on_the_user_uplink_nothing_is_roots(machines: Machines, way: str) -> None:
     def all_of(pid: int) -> list[int]:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

@@ -4,7 +4,8 @@ Three processes. This one, the supervisor, keeps its caller's identity and its p
 it makes the socket pair, starts the other two, passes signals on, and ends with COMMAND's exit code.
 The filter is a child in a session of its own, so that a ^C at the terminal reaches COMMAND first;
 it gets root through sudo where it must, and drops it. COMMAND finds its socket and its MAC address
-where its arguments say `{fd}` and `{mac}`.
+where its arguments say `{fd}` and `{mac}`. With `--tap NAME` it is started in a network namespace in
+which NAME, a TAP, is all there is (`links/cell.py`); the other side is the filter's.
 
 The supervisor and the filter hold the ends of one more socket: the filter writes a byte when the
 network is up, and ends when the supervisor's end closes, however that came about. When the filter
@@ -20,13 +21,14 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from softnet import privilege
 from softnet.cli import complain, options, serve
 from softnet.config import Settings
 from softnet.core.address import MAC_GROUP_BIT, MAC_LOCAL_BIT, format_mac
 from softnet.errors import SoftnetError
-from softnet.links import attach
+from softnet.links import attach, cell
 
 USAGE = "softnet run [options] -- COMMAND [ARGUMENT ...]"
 DESCRIPTION = """Start COMMAND with a network card behind Softnet. {fd} and {mac} in its arguments are
@@ -56,16 +58,25 @@ def main(argv: Sequence[str]) -> int:
     given = chosen.vm_mac_address
     mac = random_mac() if given is None else options.vm_mac("--vm-mac-address", given)
     settings = options.settings_from(chosen, mac)
+    tap = None if chosen.tap is None else cell.check_name("--tap", chosen.tap)
+    if tap and chosen.stream:
+        raise options.UsageError("--stream and --tap: a card is a socket or a TAP; leave one out")
     program = find_program(command[0])
-    ours, theirs = card_pair(socket.SOCK_STREAM if chosen.stream else socket.SOCK_DGRAM)
     signal.pthread_sigmask(signal.SIG_BLOCK, [*PASSED_ON, signal.SIGCHLD])
-    supervisor, filter_pid = _start_filter(words, settings, chosen.summary, ours, theirs)
-    ours.close()
+    pair = None if tap else card_pair(socket.SOCK_STREAM if chosen.stream else socket.SOCK_DGRAM)
+    places = {"{mac}": format_mac(mac)} | ({"{fd}": str(pair[1].fileno())} if pair else {})
+    prepared = Prepared(program, [_fill(word, places) for word in command], pair, tap, settings.mtu)
+    command_pid, door = _prepare_command(prepared)
+    card = _receive_card(door) if pair is None else pair[0].detach()
+    if card is None:
+        return _exit_code(os.waitpid(command_pid, 0)[1])  # it has said why
+    supervisor, filter_pid = _start_filter(words, settings, chosen.summary, card, door)
+    os.close(card)
     if not supervisor.recv(1):
+        door.close()
+        os.waitpid(command_pid, 0)
         return _exit_code(os.waitpid(filter_pid, 0)[1])  # it has said why
-    places = {"{fd}": str(theirs.fileno()), "{mac}": format_mac(mac)}
-    command_pid = _start_command(program, [_fill(word, places) for word in command], theirs)
-    theirs.close()
+    door.send(b"\n")
     return _supervise(command_pid, filter_pid, supervisor)
 
 
@@ -83,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--stream", action="store_true", help="a stream socket with QEMU's length framing (-netdev stream)"
     )
+    parser.add_argument("--tap", metavar="NAME", help="for a COMMAND that opens a TAP, and no socket (Linux)")
     options.add_network_options(parser)
     return parser
 
@@ -112,7 +124,7 @@ def card_pair(kind: int) -> tuple[socket.socket, socket.socket]:
 
 
 def _start_filter(
-    words: list[str], settings: Settings, summary: bool, ours: socket.socket, theirs: socket.socket
+    words: list[str], settings: Settings, summary: bool, card: int, door: socket.socket
 ) -> tuple[socket.socket, int]:
     """The filter as a child process, and the supervisor's end of the socket between them."""
     supervisor, end = socket.socketpair()
@@ -123,10 +135,10 @@ def _start_filter(
     code = 70  # EX_SOFTWARE, should anything but the expected happen below
     try:
         supervisor.close()
-        theirs.close()
+        door.close()
         os.setsid()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [*PASSED_ON, signal.SIGCHLD])
-        code = _filter_process(words, settings, summary, ours, end)
+        code = _filter_process(words, settings, summary, card, end)
     except SoftnetError as error:
         complain(str(error))
         code = error.exit_code
@@ -137,14 +149,23 @@ def _start_filter(
 
 
 def _filter_process(
-    words: list[str], settings: Settings, summary: bool, ours: socket.socket, end: socket.socket
+    words: list[str], settings: Settings, summary: bool, card: int, end: socket.socket
 ) -> int:
     privilege.check_installation()
-    replaced = ("--vm-mac-address", format_mac(settings.vm_mac), "--vm-fd", str(ours.fileno()))
-    own = [word for word in words if word != "--stream"]
-    argv = [*own, *replaced, "--supervisor-fd", str(end.fileno())]
+    replaced = ("--vm-mac-address", format_mac(settings.vm_mac), "--vm-fd", str(card))
+    argv = [*_without_own(words), *replaced, "--supervisor-fd", str(end.fileno())]
     serve.acquire_for_uplink(argv, settings)
-    return serve.serve(settings, lambda: attach.open_fd("--vm-fd", ours.fileno()), end, summary)
+    return serve.serve(settings, lambda: attach.open_fd("--vm-fd", card), end, summary)
+
+
+def _without_own(words: list[str]) -> list[str]:
+    """The options that the filter has too."""
+    own = [
+        word
+        for before, word in zip([None, *words], words, strict=False)
+        if word not in ("--stream", "--tap") and before != "--tap"
+    ]
+    return [word for word in own if not word.startswith("--tap=")]
 
 
 def _fill(word: str, places: dict[str, str]) -> str:
@@ -153,29 +174,63 @@ def _fill(word: str, places: dict[str, str]) -> str:
     return word
 
 
-def _start_command(program: str, words: list[str], card: socket.socket) -> int:
-    """COMMAND as a child of this process, with the card's descriptor as its only extra one."""
+class Prepared(NamedTuple):
+    """COMMAND, and its card: a socket pair (ours, its), or the name of a TAP."""
+
+    program: str
+    words: list[str]
+    pair: tuple[socket.socket, socket.socket] | None
+    tap: str | None
+    mtu: int
+
+
+def _prepare_command(command: Prepared) -> tuple[int, socket.socket]:
+    """COMMAND's process, which becomes COMMAND when a byte comes through the door, and ends if it closes."""
     parent = os.getpid()
+    door, within = socket.socketpair()
     pid = os.fork()
     if pid:
-        return pid
+        within.close()
+        if command.pair is not None:
+            command.pair[1].close()
+        return pid, door
+    code = NOT_FOUND
     try:
-        who = privilege.asker()
-        if (
-            who is not None and os.geteuid() == 0
-        ):  # a rule in sudoers lets its users run Softnet as root, not COMMAND
-            privilege.assume(who)
-        _die_with(parent)
-        card.set_inheritable(True)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [*PASSED_ON, signal.SIGCHLD])
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it; COMMAND should not inherit that
-        os.execv(program, words)
+        door.close()
+        _become_command(command, within, parent)
     except SoftnetError as error:
         complain(str(error))
+        code = error.exit_code
     except OSError as error:
-        complain(f"{program}: {error.strerror}; check that it is a program for this machine")
+        complain(f"{command.program}: {error.strerror}; check that it is a program for this machine")
     finally:
-        os._exit(NOT_FOUND)
+        os._exit(code)
+
+
+def _become_command(command: Prepared, door: socket.socket, parent: int) -> None:
+    """With the card's socket as the only extra descriptor, or in the cell. Returns if there is to be none."""
+    # A rule in sudoers lets its users run Softnet as root, not COMMAND.
+    who = privilege.asker() if os.geteuid() == 0 else None
+    if command.tap is not None:
+        card = cell.enter(command.tap, command.mtu, os.geteuid() if who is None else who.uid)
+        socket.send_fds(door, [b"\n"], [card])
+        os.close(card)
+    if not door.recv(1):
+        return
+    if who is not None:
+        privilege.assume(who)
+    _die_with(parent)
+    if command.pair is not None:
+        command.pair[1].set_inheritable(True)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [*PASSED_ON, signal.SIGCHLD])
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it; COMMAND should not inherit that
+    os.execv(command.program, command.words)
+
+
+def _receive_card(door: socket.socket) -> int | None:
+    """Softnet's TAP in the cell; None when there is no cell."""
+    descriptors = socket.recv_fds(door, 1, 1)[1]
+    return descriptors[0] if descriptors else None
 
 
 def _die_with(parent: int) -> None:

@@ -5,6 +5,8 @@ datagram, SOCK_STREAM QEMU's length framing. Everything about a descriptor is fo
 anything is changed about it; what is then changed is close-on-exec and, where they are smaller, the
 buffers: Tart's sizes, within what the kernel grants (net.core.wmem_max and rmem_max, unless Softnet
 is still root; kern.ipc.maxsockbuf on macOS).
+
+On Linux a descriptor may also be a TAP's, without packet information and virtio header.
 """
 
 import errno
@@ -38,11 +40,17 @@ _LINUX_FORCE = {socket.SO_SNDBUF: 32, socket.SO_RCVBUF: 33}  # SO_SNDBUFFORCE, S
 
 def open_fd(option: str, fd: int | str) -> Link:
     """A link that owns descriptor `fd` from now on, or ConfigError with nothing changed."""
-    return link_of(socket.socket(fileno=check_fd(option, fd)))
+    number = check_fd(option, fd)
+    if stat.S_ISCHR(os.fstat(number).st_mode):
+        from softnet.links.tap import TapLink
+
+        os.set_inheritable(number, False)
+        return TapLink(number)
+    return link_of(socket.socket(fileno=number))
 
 
 def check_fd(option: str, fd: int | str) -> int:
-    """The number `fd` if it is a connected AF_UNIX datagram or stream socket. Changes nothing."""
+    """The number `fd` if it is a connected AF_UNIX datagram or stream socket, or a TAP. Changes nothing."""
     number = int(fd) if isinstance(fd, int) or (fd.isascii() and fd.isdigit()) else -1
     if number < 0:
         raise ConfigError(option, fd, "is not the number of a file descriptor", _WANTED)
@@ -50,6 +58,8 @@ def check_fd(option: str, fd: int | str) -> int:
         mode = os.fstat(number).st_mode
     except (OSError, OverflowError):
         raise ConfigError(option, fd, "is not an open file descriptor", _WANTED) from None
+    if stat.S_ISCHR(mode) and _is_tap(number):
+        return number
     if not stat.S_ISSOCK(mode):
         raise ConfigError(option, fd, f"is {_kind(mode)}, not a socket", _WANTED)
     sock = socket.socket(fileno=number)
@@ -131,6 +141,14 @@ def _problem(sock: socket.socket) -> str:
     except OSError:
         return "is a socket that is not connected"
     return ""
+
+
+def _is_tap(fd: int) -> bool:
+    if not sys.platform.startswith("linux"):
+        return False
+    from softnet.links.tap import is_plain_tap
+
+    return is_plain_tap(fd)
 
 
 def _kind(mode: int) -> str:

@@ -20,6 +20,7 @@ from softnet.links.burst import Progress
 from softnet.links.calls import calls
 
 TUNSETIFF = 0x400454CA
+TUNGETIFF = 0x800454D2
 TUNSETOFFLOAD = 0x400454D0
 TUNSETVNETHDRSZ = 0x400454D8
 IFF_TAP = 0x0002
@@ -57,6 +58,15 @@ def create_tap(name: str, offload: bool = False) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def is_plain_tap(fd: int) -> bool:
+    """Whether a device's descriptor is a TAP's that a `TapLink` can use."""
+    try:
+        flags: int = _IFREQ.unpack(fcntl.ioctl(fd, TUNGETIFF, bytes(_IFREQ.size)))[1]
+    except OSError:
+        return False
+    return flags & (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR) == IFF_TAP | IFF_NO_PI
 
 
 class TapLink(BaseLink):
