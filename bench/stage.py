@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Self
 
@@ -24,6 +24,7 @@ SERVER = "9.9.9.9"
 VM_ADDRESS, GATEWAY, POOL_LENGTH = "10.231.0.2", "10.231.0.1", 20
 BRIDGE_MAC = "02:00:00:00:00:fe"  # its own, as libvirt gives one: else it is that of its first port
 PATIENCE = 10.0
+LOG = BUILT / "programs.log"  # what all programs wrote to standard error
 MASQUERADE = """\
 table ip bench {
 	chain postrouting {
@@ -32,6 +33,14 @@ table ip bench {
 	}
 }
 """
+
+
+def await_true(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{what} did not get ready within {PATIENCE:.0f} s: see {LOG}")
+        time.sleep(0.05)
 
 
 class Stage:
@@ -65,7 +74,7 @@ class Stage:
 
     def start(self, where: Namespace, *argv: str, pass_fds: Sequence[int] = ()) -> int:
         """A program that runs until the stage closes; its process number."""
-        log = self._undo.enter_context((BUILT / "programs.log").open("ab"))
+        log = self._undo.enter_context(LOG.open("ab"))
         process = where.popen(["env", "-C", str(HERE.parent), *argv], stderr=log, pass_fds=pass_fds)
         self._undo.callback(stop, process)
         return process.pid

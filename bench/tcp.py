@@ -8,14 +8,13 @@ because that is how they work: they save themselves a copy.
 import json
 import shutil
 import sys
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from bench import statistics
-from bench.stage import GATEWAY, POOL_LENGTH, SERVER, VM_ADDRESS, Stage
+from bench.stage import GATEWAY, POOL_LENGTH, SERVER, VM_ADDRESS, Stage, await_true
 from bench.subjects import BUILT, VM_MAC, cpu_seconds
 from softnet.core.address import format_mac
 
@@ -107,14 +106,12 @@ def vde(stage: Stage) -> Pids:
     control = BUILT / "vde"
     shutil.rmtree(control, ignore_errors=True)
     stdin = stage.open_pipe()  # it ends when that does
-    words = ("sh", "-c", f"exec vde_switch --sock {control} --tap vde <&{stdin}")
+    words = ("bash", "-c", f"exec vde_switch --sock {control} --tap vde <&{stdin}")
     switch = stage.start(stage.host, *words, pass_fds=(stdin,))
-    while not (control / "ctl").exists():
-        time.sleep(0.05)
+    await_true(lambda: (control / "ctl").exists(), "vde_switch")
     stage.route_tap("vde")
     plug = stage.start(stage.vm, "vde_plug2tap", "-s", str(control), "eth0")
-    while "eth0" not in stage.vm.run("ip", "-brief", "link"):
-        time.sleep(0.05)
+    await_true(lambda: "eth0" in stage.vm.run("ip", "-brief", "link"), "vde_plug2tap")
     stage.vm.ip(f"link set eth0 address {format_mac(VM_MAC)} mtu 1500 up")
     stage.address_vm()
     return [switch, plug]
