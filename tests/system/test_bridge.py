@@ -246,6 +246,30 @@ def test_a_rogue_server_on_another_port_teaches_nothing(stage: Stage) -> None:
     assert "pass-global" not in running.errors()
 
 
+def use_address(vm: Vm, client_id: str) -> str:
+    """Asks as this client, and configures the answer."""
+    address = lease_as(vm, client_id)
+    vm.ip(f"address flush dev eth0\naddress add {address}/24 dev eth0")
+    return address
+
+
+def test_an_exposed_port_follows_the_address_also_under_load(stage: Stage) -> None:
+    stage.serve()
+    stage.start("--expose", "8080:80")
+    for client_id in CLIENT_IDS:
+        address = use_address(stage.machine, client_id)
+        load = stage.machine.start("ping", "-f", "-q", GATEWAY, stdout=subprocess.DEVNULL)
+        try:
+            with stage.machine.listener(address, 80) as listener:
+                for place, through in ((stage.host, "127.0.0.1"), (stage.internet, "192.0.2.2")):
+                    with place.connect(through, 8080) as client, listener.accept()[0] as server:
+                        server.sendall(address.encode())
+                        assert client.recv(100) == address.encode()
+        finally:
+            load.kill()
+            load.wait()
+
+
 # Other ports and other VMs.
 
 

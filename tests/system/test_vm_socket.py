@@ -133,6 +133,16 @@ def test_datagrams_as_vfkit_greets(folder: Path, start: Sequence[str]) -> None:
     vm.close()
 
 
+def test_a_question_before_the_vm_came_does_no_harm(folder: Path, start: Sequence[str]) -> None:
+    running = Running(f"{folder}/vm", start)
+    wait_for(folder / "vm")
+    running.process.send_signal(signal.SIGUSR1)
+    vm = connect(folder / "vm")
+    exchange(vm, running.uplink)
+    vm.close()
+    running.close()
+
+
 @pytest.mark.parametrize("kind", ["stream", "dgram"])
 def test_nobody_came(folder: Path, start: Sequence[str], kind: str) -> None:
     running = Running(f"{kind}:{folder}/vm", start)

@@ -249,6 +249,7 @@ class _Stop:
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in ENDING_SIGNALS:
             signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until there is something to count
 
     def fileno(self) -> int:
         """Readable when a signal has come."""
