@@ -2,11 +2,16 @@
 
 import os
 import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from softnet.control import registry
+from softnet.control import registry, sockets
 from softnet.control.registry import Entry
 
 
@@ -89,3 +94,84 @@ def test_a_silent_listener_is_alive(folder: Path) -> None:
     assert registry.running() == [Entry(os.getpid(), path)]
     for peer in [listener, *waiting]:
         peer.close()
+
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="abstract names are Linux's")
+
+
+@linux
+def test_on_linux_a_name_is_all_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SOFTNET_RUNTIME_DIR", raising=False)
+    made = registry.register()
+    assert made is not None
+    listener, name = made
+    assert name.startswith(f"@softnet/{os.getpid()}/")
+    assert Entry(os.getpid(), name) in registry.running()
+    listener.close()
+    assert Entry(os.getpid(), name) not in registry.running()
+
+
+def as_nobody(program: str, *arguments: str) -> str:
+    """What a Python program prints that another user runs."""
+    drop = "import os, sys; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+    command = [sys.executable, "-c", f"{PRELOAD}\n{drop}{program}", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+
+
+# Before the drop: another user may be unable to read this interpreter and these sources.
+PRELOAD = "import json, socket, sys, time; from softnet.control import client, registry"
+
+
+@linux
+@pytest.mark.root
+def test_a_name_that_another_user_took_is_not_believed_and_ours_is_not_for_him(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("SOFTNET_RUNTIME_DIR", raising=False)
+    made = registry.register()
+    assert made is not None
+    with made[0] as listener:
+        program = "print([entry.path for entry in registry.running()])"
+        assert made[1] not in as_nobody(program)
+        forge = """
+made = registry.register()
+print([entry.path == made[1] for entry in registry.running()], flush=True)
+"""
+        assert "True" in as_nobody(forge)  # his own, he sees
+        assert listener.fileno() >= 0
+
+
+@linux
+@pytest.mark.root
+def test_a_stranger_is_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SOFTNET_RUNTIME_DIR", raising=False)
+    made = registry.register()
+    assert made is not None
+    watched: dict[int, Callable[[float], None]] = {}
+
+    class Loop:
+        def watch(self, descriptor: int, react: Callable[[float], None], events: int = 0) -> None:
+            watched[descriptor] = react
+
+        def unwatch(self, descriptor: int) -> None:
+            del watched[descriptor]
+
+    hub = sockets.Hub(Loop())
+    hub.listen(*made, dict)
+    ask = """
+peer = socket.socket(socket.AF_UNIX)
+peer.settimeout(10)
+peer.connect("\\0" + sys.argv[1][1:])
+print("turned away" if peer.recv(1) == b"" else "served")
+"""
+    said: list[str] = []
+    stranger = threading.Thread(target=lambda: said.append(as_nobody(ask, made[1])))
+    stranger.start()
+    while stranger.is_alive():
+        watched[made[0].fileno()](0.0)
+        time.sleep(0.01)
+    assert said == ["turned away\n"]
+    with sockets.connect_at(made[1]):
+        watched[made[0].fileno()](0.0)
+        assert len(hub.connections) == 1
+    hub.close()

@@ -165,7 +165,8 @@ class Doors:
 
     def _add(self, listener: socket.socket, path: str) -> None:
         self.listeners.append((listener, path))
-        self._folders.append(os.path.dirname(path) or ".")
+        if not path.startswith("@"):
+            self._folders.append(os.path.dirname(path) or ".")
 
 
 class Observer:

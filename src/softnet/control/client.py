@@ -1,9 +1,9 @@
 """The asking side of a control channel: one request at a time, and waiting for its answer."""
 
 import json
-import socket
 from typing import Any
 
+from softnet.control.sockets import connect_at
 from softnet.errors import SoftnetError
 
 TIMEOUT = 5.0
@@ -19,12 +19,9 @@ class Client:
     def __init__(self, path: str) -> None:
         self._path = path
         self._received = b""
-        self.peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.peer.settimeout(TIMEOUT)
         try:
-            self.peer.connect(path)
+            self.peer = connect_at(path, TIMEOUT)
         except OSError as error:
-            self.peer.close()
             remedy = "see softnet ps for what runs"
             raise ControlError(f"{path}: cannot ask there: {error.strerror or error}; {remedy}") from None
 

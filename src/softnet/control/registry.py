@@ -1,21 +1,31 @@
-"""The Softnets that run on this machine: a folder of control sockets, each named after its process.
+"""The Softnets that run on this machine: control sockets, each named after its process.
 
-A socket that nobody listens on was left behind by a process that was killed, and is removed by
-whoever looks next. There is no other state, so the list cannot be wrong. A folder is its owner's
-alone (mode 0700); root sees everybody's, others their own.
+On Linux the names are abstract (`@softnet/PID/RANDOM`): the kernel lists them in /proc/net/unix, and
+they end with their socket, so that a filter leaves nothing behind that it could no longer remove,
+having dropped its privileges. Anybody may connect to such a name or take one; who may ask is
+decided by the peer's credentials (unix(7), SO_PEERCRED), those of root and of the user that
+started the filter, and so is who is believed.
+
+Elsewhere, and where SOFTNET_RUNTIME_DIR says so, they lie in a folder that is its owner's alone (mode
+0700). A socket there that nobody listens on was left behind by a process that was killed, and is
+removed by whoever looks next. There is no other state, so the list cannot be wrong. Root sees
+everybody's, others their own.
 """
 
 import os
 import socket
 import stat
+import sys
 from contextlib import suppress
 from typing import NamedTuple
 
-from softnet.control.sockets import is_dead, listen_at
+from softnet.control.sockets import CLIENTS, connect_at, is_dead, listen_at, peer_uid
 from softnet.errors import ConfigError
 
 SUFFIX = ".sock"
 VARIABLE = "SOFTNET_RUNTIME_DIR"
+ABSTRACT = "@softnet/"
+LISTENING = 0x10000  # __SO_ACCEPTCON, in the flags of /proc/net/unix
 
 
 class Entry(NamedTuple):
@@ -38,7 +48,9 @@ def own_folder() -> str:
 
 
 def register() -> tuple[socket.socket, str] | None:
-    """A listening socket in the folder, and its path; None where there can be none."""
+    """A listening socket that can be found, and its path; None where there can be none."""
+    if _is_abstract():
+        return _register_name()
     folder = own_folder()
     with suppress(OSError):
         os.mkdir(folder, 0o700)
@@ -52,8 +64,60 @@ def register() -> tuple[socket.socket, str] | None:
         return None
 
 
+def _is_abstract() -> bool:
+    return sys.platform.startswith("linux") and not os.environ.get(VARIABLE)
+
+
+def _register_name() -> tuple[socket.socket, str] | None:
+    """The random part keeps others from taking the name first."""
+    name = f"{ABSTRACT}{os.getpid()}/{os.urandom(4).hex()}"
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind("\0" + name[1:])
+        listener.listen(CLIENTS)
+    except OSError:
+        listener.close()
+        return None
+    listener.setblocking(False)
+    return listener, name
+
+
+def _named() -> list[Entry]:
+    """The listening names of this network namespace that belong to whom they should."""
+    with open("/proc/net/unix", encoding="utf-8", errors="replace") as table:
+        rows = [line.split() for line in table]
+    names = [row[-1] for row in rows if len(row) == 8 and row[-1].startswith(ABSTRACT)]
+    listening = {row[-1] for row in rows if len(row) == 8 and _is_listening(row[3])}
+    found = []
+    for name in dict.fromkeys(names):
+        pid = name.removeprefix(ABSTRACT).partition("/")[0]
+        if name in listening and pid.isdigit() and _is_believed(name):
+            found.append(Entry(int(pid), name))
+    return sorted(found)
+
+
+def _is_listening(flags: str) -> bool:
+    try:
+        return bool(int(flags, 16) & LISTENING)
+    except ValueError:
+        return False  # the heading
+
+
+def _is_believed(name: str) -> bool:
+    """Root looks at everybody's; others at what was started in their own name."""
+    try:
+        with connect_at(name) as peer:
+            return os.geteuid() in (0, peer_uid(peer))
+    except BlockingIOError:  # it is busy, and has not said whose it is
+        return os.geteuid() == 0
+    except OSError:
+        return False
+
+
 def running() -> list[Entry]:
     """Every Softnet that this user may ask, by process number."""
+    if _is_abstract():
+        return _named()
     found = []
     for folder in _folders():
         remove_dead(folder)

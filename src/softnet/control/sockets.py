@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import stat
+import struct
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
@@ -159,8 +160,12 @@ class Hub:
         self.connections.append(Connection(peer, methods(), self._watcher, self.connections.remove))
 
     def listen(self, listener: socket.socket, path: str, methods: Methods) -> None:
-        """Serves whoever connects, CLIENTS at a time; `path` is removed at the end."""
+        """Serves whoever connects, CLIENTS at a time; `path` is removed at the end.
+
+        To an abstract name anybody may connect: only root and the listener's owner are served.
+        """
         self._listeners.append((listener, path))
+        owner = peer_uid(listener) if path.startswith("@") else None
 
         def accept(now: float) -> None:
             del now
@@ -168,7 +173,8 @@ class Hub:
                 peer, _address = listener.accept()
             except OSError:
                 return
-            if len(self.connections) >= CLIENTS:
+            stranger = owner is not None and peer_uid(peer) not in (0, owner)
+            if stranger or len(self.connections) >= CLIENTS:
                 peer.close()
                 return
             try:
@@ -184,8 +190,9 @@ class Hub:
         for listener, path in self._listeners:
             self._watcher.unwatch(listener.fileno())
             listener.close()
-            with suppress(OSError):
-                os.unlink(path)
+            if not path.startswith("@"):
+                with suppress(OSError):
+                    os.unlink(path)
         self._listeners.clear()
 
 
@@ -236,6 +243,27 @@ def listen_at(path: str, option: str) -> socket.socket:
         os.umask(before)
     listener.setblocking(False)
     return listener
+
+
+def connect_at(path: str, timeout: float = 0) -> socket.socket:
+    """A connection to a path, or to an abstract name (`@...`). OSError when there is none.
+
+    `timeout` (seconds, 0 is non-blocking) is for the connection and for what follows on it.
+    """
+    peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        peer.settimeout(timeout)
+        peer.connect("\0" + path[1:] if path.startswith("@") else path)
+    except OSError:
+        peer.close()
+        raise
+    return peer
+
+
+def peer_uid(peer: socket.socket) -> int:
+    """Who made, or listens at, the other end of a connected socket (Linux: struct ucred)."""
+    _pid, uid, _gid = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(uid)
 
 
 def is_dead(path: str) -> bool:
