@@ -40,7 +40,12 @@ OPEN_TUN = (
     ' mount --bind /mnt/tun /dev/net/tun && exec "$@"'
 )
 AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all")
-WHO = {"root": (), "user": ("unshare", "--mount", "sh", "-c", OPEN_TUN, "sh", *AS_NOBODY)}
+WITH_TUN = ("unshare", "--mount", "sh", "-c", OPEN_TUN, "sh")
+WHO = {
+    "root": (),
+    "sudo": (*WITH_TUN, "env", "SUDO_UID=65534", "SUDO_GID=65534"),
+    "user": (*WITH_TUN, *AS_NOBODY),
+}
 
 
 class Run:
