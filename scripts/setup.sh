@@ -7,6 +7,8 @@ set -eu
 python="python3 python3-dev python3-venv gcc libc6-dev"
 demo="qemu-system-x86 seabios busybox-static lz4 gcc libc6-dev dnsmasq-base iproute2 nftables util-linux"
 test="$demo iputils-ping isc-dhcp-client dhcpcd-base systemd passt tcpdump sudo make"
+# Other people's DHCP servers and networks, for the bridge uplink. Each runs in a namespace of the tests.
+test="$test isc-dhcp-server kea-dhcp4-server libvirt-daemon-system"
 bench="$demo iperf3 iputils-ping passt slirp4netns vde2"
 
 fail() {
