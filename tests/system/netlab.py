@@ -32,9 +32,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+import softnet
+
 PYTHON = sys.executable
 TESTS = str(Path(__file__).parents[1])
-SOURCE = str(Path(__file__).parents[2] / "src")
+SOURCE = str(Path(softnet.__file__).parents[1])  # the build under test: installed, or this checkout's
 
 CLONE_NEWNET = 0x40000000
 TUNSETIFF = 0x400454CA
@@ -288,7 +290,7 @@ class Vm(Namespace):
 
 
 def program(*arguments: str) -> tuple[str, ...]:
-    """Python with this checkout's sources and tests, as an argv: `program("-m", "softnet", ...)`."""
+    """Python with the Softnet under test, and the tests, as an argv: `program("-m", "softnet", ...)`."""
     return ("env", f"PYTHONPATH={SOURCE}:{TESTS}", PYTHON, "-P", *arguments)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import softnet
 from system.netlab import Namespace, Vm, wait_until
 from twin import support
 from twin.stage import GATEWAY, Stage
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.root
 
 NOBODY = "65534"
 ONE, TWO = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
-SOURCE = Path(__file__).parents[2] / "src"
+SOURCE = Path(softnet.__file__).parents[1]
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_exposed_ports_by_real_connections(stage: Stage) -> None:
     assert heard(outside, "10.1.0.1", 8080) == b""
     address = vm.lease()["ip"]
     with answer(vm, address, 80, b"hello"):
-        assert heard(outside, "10.1.0.1", 8080) == b"hello"
+        wait_until(lambda: heard(outside, "10.1.0.1", 8080) == b"hello", what="the port to open")
         assert heard(stage.host, GATEWAY, 8080) == b"hello"
         with vm.udp(address, 53) as server, outside.udp() as client:
             client.sendto(b"question", ("10.1.0.1", 5353))

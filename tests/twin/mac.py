@@ -5,9 +5,6 @@ one thread, and vmnet brings threads), and `--uplink vmnet`, which is the defaul
 """
 
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "src"))
 
 from softnet import privilege
 from softnet.cli import main
