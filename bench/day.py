@@ -33,6 +33,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ DAY = 86_400
 ADDRESSES = 253
 VMS = 5_000
 LIFE_SECONDS = 600
-SLOTS = 24
+SLOTS = 36
+MACS = 0x0253_0000_0000
 HOSTILE_MAC = 0x0253_6E66_6666
 HOSTILE_PERIOD = 0.05  # real seconds between its attempts
 CASES = ("plain", "softnet", "hostile")
@@ -287,21 +289,31 @@ def live(case: str, count: int, lab: Lab, folder: Path) -> Iterator[tuple[bool, 
     idle = deque(Slot(lab.namespace(f"vm{number}"), str(script)) for number in range(living + 1))
     running: deque[tuple[Slot, socket.socket, Bare | Behind]] = deque()
     hostile = Hostile(host) if case == "hostile" else None
+
+    def make(number: int) -> tuple[int, socket.socket, Bare | Behind]:
+        """A VM's card and what is behind it; it says nothing until it is plugged in."""
+        near, far = card_pair()
+        mac = MACS + number
+        bare = case == "plain"
+        return mac, near, Bare(host, f"port{number}", far) if bare else Behind(host, mac, far)
+
     try:
-        for number in range(count):
-            server.set(number * step)
-            if len(running) == living:
-                slot, near, wire = running.popleft()
-                wire.end()
-                near.close()
-                idle.append(slot)
-            slot = idle.popleft()
-            near, far = card_pair()
-            mac = 0x0253_0000_0000 + number
-            wire = Bare(host, f"port{number}", far) if case == "plain" else Behind(host, mac, far)
-            slot.plug(mac, near)
-            running.append((slot, near, wire))
-            yield slot.get_address() is not None, server.free()
+        with ThreadPoolExecutor(1) as ahead:
+            upcoming = ahead.submit(make, 0)
+            for number in range(count):
+                server.set(number * step)
+                if len(running) == living:
+                    slot, near, wire = running.popleft()
+                    wire.end()
+                    near.close()
+                    idle.append(slot)
+                mac, near, wire = upcoming.result()
+                if number + 1 < count:
+                    upcoming = ahead.submit(make, number + 1)
+                slot = idle.popleft()
+                slot.plug(mac, near)
+                running.append((slot, near, wire))
+                yield slot.get_address() is not None, server.free()
     finally:
         for _slot, _near, wire in running:
             wire.end()
