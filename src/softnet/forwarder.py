@@ -8,6 +8,11 @@ descriptor waits for more than that. With nothing to move the loop sleeps until 
 readable, a link can write on with what it has taken, the lease ends, a timer is due, or it is time to
 ask whether a VM whose link cannot tell is still there (ALIVE_SECONDS).
 
+A batch that its sink did not take whole is held: the rest goes out when the sink polls writable, and
+until then nothing more is read from its source, whose own socket fills and slows its writer down. A
+batch is held for HOLD_SECONDS at most, then the rest of it is dropped and counted; so is the rest of
+one whose sink said that there was room and took nothing. The other direction goes on meanwhile.
+
 It runs unprivileged and for ever: until `stop`, or until one of the links says that its other side
 is gone. `Ending` says which. Other rooms take part through `watch` (a descriptor), `timers`,
 `listeners` (lease events), and two looks at a batch whose fate is final: `droppers` when a frame of
@@ -24,12 +29,17 @@ from softnet import clock
 from softnet.core.filter import Filter
 from softnet.core.frames import Batch
 from softnet.core.lease import LeaseEvent
-from softnet.core.reasons import FROM_VM, PASS_DHCP, TO_VM, UPLINK_BUSY, VM_BUSY
+from softnet.core.reasons import FROM_VM, PASS_DHCP, TO_VM, UNJUDGED, UPLINK_BUSY, VM_BUSY
 from softnet.errors import LinkClosed
 from softnet.links import Link
 
 BATCH_FRAMES = 64
+HOLD_SECONDS = 0.04  # 64 frames at 10 retries of 50 us each, which is what a pump without batches would wait
 ALIVE_SECONDS = 9.0  # a VM that left without a word is noticed within ten seconds
+
+POLLIN = select.POLLIN
+POLLOUT = select.POLLOUT
+NEVER = float("inf")
 
 STOPPED = "stopped"
 VM_GONE = "vm-gone"
@@ -50,6 +60,41 @@ PR_SET_TIMERSLACK = 29
 Look = Callable[[Batch, int, float], None]  # a judged batch, its direction, the time
 
 
+class Way:
+    """One direction: from `source` to `sink`, a batch at a time. `gone` is what the end of each means."""
+
+    __slots__ = ("batch", "busy", "direction", "due", "gone", "held", "judged", "refused", "sink", "source")
+
+    def __init__(self, source: Link, sink: Link, batch: Batch, direction: int) -> None:
+        self.source = source
+        self.sink = sink
+        self.batch = batch
+        self.direction = direction
+        self.busy = UPLINK_BUSY if direction == FROM_VM else VM_BUSY
+        self.gone = (VM_GONE, UPLINK_GONE) if direction == FROM_VM else (UPLINK_GONE, VM_GONE)
+        self.judged = memoryview(bytearray(batch.capacity))  # the verdicts, as long as a batch may be held
+        self.held = False
+        self.refused = 0
+        self.due = 0.0
+
+    def keep(self) -> None:
+        """Remembers the verdicts before a send makes some of them busy."""
+        self.judged[:] = self.batch.verdict
+
+    def retry(self) -> None:
+        """What was refused may be sent again, and nothing else."""
+        verdict = self.batch.verdict
+        for at in range(self.batch.count):
+            verdict[at] = self.judged[at] if verdict[at] == self.busy else UNJUDGED
+
+    def settle(self) -> None:
+        """After a retry: the verdicts as they are now."""
+        verdict = self.batch.verdict
+        for at in range(self.batch.count):
+            if verdict[at] != self.busy:
+                verdict[at] = self.judged[at]
+
+
 class Forwarder:
     """One VM's loop. `slot` bounds a frame's bytes; longer ones are counted, not carried."""
 
@@ -61,12 +106,13 @@ class Forwarder:
         self.timers: list[Timer] = []
         self.droppers: list[Look] = []
         self.taps: list[Look] = []
-        self._from_vm = Batch(BATCH_FRAMES, slot)
-        self._to_vm = Batch(BATCH_FRAMES, slot)
+        self._out = Way(vm, uplink, Batch(BATCH_FRAMES, slot), FROM_VM)
+        self._in = Way(uplink, vm, Batch(BATCH_FRAMES, slot), TO_VM)
         self._watched: dict[int, Callable[[float], None]] = {}
         self._poll = select.poll()
-        self._unsent = (False, False)
+        self._vm_events = self._uplink_events = 0
         self._ending: str | None = None
+        self._due = 0.0
         self._alive_due = clock.now() + ALIVE_SECONDS
 
     def watch(self, descriptor: int, react: Callable[[float], None], events: int = select.POLLIN) -> None:
@@ -86,96 +132,156 @@ class Forwarder:
     def run(self) -> str:
         """Moves frames until something ends it: STOPPED, VM_GONE or UPLINK_GONE."""
         _wake_on_time()
-        self.watch(self.vm.fileno(), self._move_from_vm)
-        self.watch(self.uplink.fileno(), self._move_to_vm)
+        vm = self.vm.fileno()
+        uplink = self.uplink.fileno()
+        now = clock.now()
         while self._ending is None:
-            self._poll_unsent()
-            ready = self._poll.poll(self._patience())
+            self._poll_links()
+            ready = self._poll.poll(self._patience(now))
             now = clock.now()
-            for descriptor, _events in ready:
-                react = self._watched.get(descriptor)
-                if react is not None:
-                    react(now)
-            if self.vm.pending:
-                self._move_from_vm(now)
-            if self.uplink.pending:
-                self._move_to_vm(now)
+            for descriptor, events in ready:
+                if descriptor == vm:
+                    self._attend(self._in, self._out, events, now)
+                elif descriptor == uplink:
+                    self._attend(self._out, self._in, events, now)
+                else:
+                    react = self._watched.get(descriptor)
+                    if react is not None:
+                        react(now)
+            self._move_on(self._out, now)
+            self._move_on(self._in, now)
             self._deliver(now)
+        for way in (self._out, self._in):
+            if way.held:
+                self._account(way, now)
         return self._ending
 
-    def _poll_unsent(self) -> None:
-        """Looks out for room on a link that has some of a frame left to write; `receive` writes it."""
-        unsent = (self.vm.unsent, self.uplink.unsent)
-        if unsent != self._unsent:
-            self._unsent = unsent
-            for link, waits in zip((self.vm, self.uplink), unsent, strict=True):
-                self._poll.modify(link.fileno(), select.POLLIN | select.POLLOUT if waits else select.POLLIN)
+    def _poll_links(self) -> None:
+        """What to wait for on each link: frames, unless their way is held, and room, for one that is."""
+        wanted = self._wanted(self._in, self._out)
+        if wanted != self._vm_events:
+            self._vm_events = wanted
+            self._poll_for(self.vm.fileno(), wanted)
+        wanted = self._wanted(self._out, self._in)
+        if wanted != self._uplink_events:
+            self._uplink_events = wanted
+            self._poll_for(self.uplink.fileno(), wanted)
+
+    def _wanted(self, into: Way, out_of: Way) -> int:
+        """For the link that `into` leads to; what it has of a frame left to write, `receive` writes too."""
+        frames = 0 if out_of.held else POLLIN
+        return frames | (POLLOUT if into.held or (frames and into.sink.unsent) else 0)
+
+    def _poll_for(self, descriptor: int, events: int) -> None:
+        """A descriptor polled for no events would still tell its end, again and again."""
+        if events:
+            self._poll.register(descriptor, events)
+        else:
+            self._poll.unregister(descriptor)
 
     def release(self) -> None:
         """Gives the VM's addresses back to their server, as far as the uplink still listens."""
-        self._to_vm.clear()
+        batch = self._in.batch
+        batch.clear()
         for frame in self.filter.release_frames(clock.now()):
-            if self._to_vm.append(frame):
-                self._to_vm.verdict[self._to_vm.count - 1] = PASS_DHCP
+            if batch.append(frame):
+                batch.verdict[batch.count - 1] = PASS_DHCP
         with suppress(LinkClosed, OSError):  # the server is gone, and its leases with it
-            self.uplink.send(self._to_vm, UPLINK_BUSY)
-
-    def _patience(self) -> float | None:
-        """Milliseconds that `poll` may sleep; None for as long as nothing happens."""
-        if self._ending is not None or self.vm.pending or self.uplink.pending:
-            return 0
-        due = [timer.deadline for timer in self.timers if timer.deadline is not None]
-        lease_ends = self.filter.next_deadline()
-        if lease_ends is not None:
-            due.append(lease_ends)
-        if self.vm.needs_alive_check:
-            due.append(self._alive_due)
-        return max(0.0, min(due) - clock.now()) * 1000 + 1 if due else None
-
-    def _move_from_vm(self, now: float) -> None:
-        batch = self._from_vm
-        try:
-            if self.vm.receive(batch) == 0:
-                return
-        except LinkClosed:
-            self._end(VM_GONE)
-            return
-        self.filter.judge_vm(batch, now)
-        try:
             self.uplink.send(batch, UPLINK_BUSY)
-        except LinkClosed:
-            self._end(UPLINK_GONE)
-        self._account(batch, FROM_VM, now)
-        self._alive_due = now + ALIVE_SECONDS
 
-    def _move_to_vm(self, now: float) -> None:
-        batch = self._to_vm
+    def _patience(self, now: float) -> float | None:
+        """Milliseconds that `poll` may sleep; None for as long as nothing happens."""
+        if self._ending is not None:
+            return 0
+        due = self.filter.next_deadline()
+        if due is None:
+            due = NEVER
+        if self.vm.needs_alive_check and self._alive_due < due:
+            due = self._alive_due
+        for timer in self.timers:
+            deadline = timer.deadline
+            if deadline is not None and deadline < due:
+                due = deadline
+        self._due = due
+        for way in (self._out, self._in):
+            if not way.held:
+                if way.source.pending:
+                    return 0
+            elif way.due < due:
+                due = way.due
+        return None if due == NEVER else max(0.0, due - now) * 1000 + 1
+
+    def _attend(self, into: Way, out_of: Way, events: int, now: float) -> None:
+        """A link is ready: there is room in it, or a frame, or its end."""
+        if into.held and events & ~POLLIN:
+            self._resume(into, now)
+        if not out_of.held:
+            self._move(out_of, now)
+
+    def _move_on(self, way: Way, now: float) -> None:
+        """What no descriptor tells: a batch held for long enough, frames that the link has already read."""
+        if way.held:
+            if now >= way.due:
+                self._resume(way, now)
+        elif way.source.pending:
+            self._move(way, now)
+
+    def _move(self, way: Way, now: float) -> None:
+        batch = way.batch
         try:
-            if self.uplink.receive(batch) == 0:
+            if way.source.receive(batch) == 0:
                 return
         except LinkClosed:
-            self._end(UPLINK_GONE)
+            self._end(way.gone[0])
             return
-        self.filter.judge_uplink(batch, now)
-        try:
-            self.vm.send(batch, VM_BUSY)
-        except LinkClosed:
-            self._end(VM_GONE)
-        self._account(batch, TO_VM, now)
+        if way.direction == FROM_VM:
+            self.filter.judge_vm(batch, now)
+            self._alive_due = now + ALIVE_SECONDS
+        else:
+            self.filter.judge_uplink(batch, now)
+        way.keep()
+        refused = self._send(way)
+        if refused:
+            way.held = True
+            way.refused = refused
+            way.due = now + HOLD_SECONDS
+        else:
+            self._account(way, now)
 
-    def _account(self, batch: Batch, direction: int, now: float) -> None:
+    def _resume(self, way: Way, now: float) -> None:
+        """Sends the rest of a batch that is held."""
+        way.retry()
+        refused = self._send(way)
+        way.settle()
+        if 0 < refused < way.refused and now < way.due:
+            way.refused = refused
+        else:
+            way.held = False
+            self._account(way, now)
+
+    def _send(self, way: Way) -> int:
+        """How many frames the sink refused."""
+        try:
+            return way.sink.send(way.batch, way.busy)
+        except LinkClosed:
+            self._end(way.gone[1])
+            return 0
+
+    def _account(self, way: Way, now: float) -> None:
         """Counts a batch and shows it to whoever wants to see it."""
-        if self.filter.tally(batch, direction):
+        if self.filter.tally(way.batch, way.direction):
             for look in self.droppers:
-                look(batch, direction, now)
+                look(way.batch, way.direction, now)
         for look in self.taps:
-            look(batch, direction, now)
+            look(way.batch, way.direction, now)
 
     def _deliver(self, now: float) -> None:
         """Events to whoever listens, timers to whoever set one, and a look after a silent VM."""
         while (event := self.filter.next_event(now)) is not None:
             for listener in self.listeners:
                 listener(event)
+        if now < self._due:
+            return
         for timer in self.timers:
             if timer.deadline is not None and now >= timer.deadline:
                 timer.expire(now)
