@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Self
@@ -28,6 +29,27 @@ PACKAGE = str(Path(softnet.__file__).parents[1])
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "softnet", *arguments]
+
+
+ROOTED = """
+mount -t tmpfs -o mode=755 softnet-test /mnt && mkdir /mnt/prefix /mnt/package &&
+mount --bind "$1" /mnt/prefix && mount --bind "$2" /mnt/package && shift 2 &&
+PYTHONPATH=/mnt/package exec /mnt/prefix/bin/python -P -m softnet "$@"
+"""
+
+
+def rooted(*arguments: str) -> list[str]:
+    """The same from a path that root alone can write, wherever this checkout lies.
+
+    As root for somebody else, Softnet refuses to run from anywhere else. Needs root.
+    """
+    return ["unshare", "--mount", "sh", "-c", ROOTED, "sh", sys.prefix, PACKAGE, *arguments]
+
+
+def command_for(start: Sequence[str], *arguments: str) -> list[str]:
+    """`start`, words that make the caller somebody else, and what follows: `rooted` after SUDO_UID=..."""
+    by_sudo = any(word.startswith("SUDO_UID=") for word in start)
+    return [*start, *(rooted if by_sudo else command)(*arguments)]
 
 
 def environment() -> dict[str, str]:

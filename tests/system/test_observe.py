@@ -352,7 +352,7 @@ def test_captures_that_tshark_reads(start: Callable[..., Observed], tmp_path: Pa
     captures = [capturing("-w", str(everything), "--frames", "40")]
     captures.append(capturing("-w", str(refused), "--dropped", "--ring", "3"))
     eventually(
-        lambda: refused.exists() and refused.stat().st_size and everything.stat().st_size, "both headers"
+        lambda: all(path.exists() and path.stat().st_size for path in (refused, everything)), "both headers"
     )
     for port in range(1, 21):
         program.vm.send(to(LAN, port))

@@ -17,7 +17,7 @@ from contextlib import closing
 import pytest
 
 from harness.frames import ARP, BROADCAST_MAC, IPV6, arp, ethernet
-from harness.program import Wire, command, environment
+from harness.program import Wire, command, command_for, environment
 from vectors.world import NOBODY, OTHER_MAC, VM_MAC
 
 pytestmark = pytest.mark.root
@@ -56,7 +56,7 @@ class Run:
         fd = self.uplink.theirs.fileno()
         options = ("--tap", "vmtap0", "--vm-mac-address", VM_MAC, "--uplink", f"fd={fd}", "--summary")
         self.process = subprocess.Popen(
-            [*start, *command("run", *options, "--", *words)],
+            command_for(start, "run", *options, "--", *words),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from harness.frames import ARP, BROADCAST_MAC, arp, ethernet
-from harness.program import Wire, command, environment
+from harness.program import Wire, command_for, environment
 from vectors.world import NOBODY, OTHER_MAC, VM_MAC
 
 pytestmark = pytest.mark.root
@@ -40,7 +40,7 @@ class Running:
         uplink = self.uplink.theirs.fileno()
         words = ("--vm-socket", value, "--vm-mac-address", VM_MAC, "--uplink", f"fd={uplink}")
         self.process = subprocess.Popen(
-            [*start, *command(*words)],
+            command_for(start, *words),
             stderr=subprocess.PIPE,
             pass_fds=[uplink],
             env=environment(),
