@@ -1,5 +1,8 @@
 """Intervals and tables at their edges; `tests/property/test_prefix.py` compares with a slow twin."""
 
+import random
+from bisect import bisect_right
+
 import pytest
 
 from softnet.core.prefix import LAST_ADDRESS, Interval, Prefix, Table, build, overlay
@@ -126,3 +129,20 @@ def test_a_table_joins_neighbours_of_one_value() -> None:
 def test_a_table_refuses_what_does_not_cover_every_address_once(intervals: list[Interval]) -> None:
     with pytest.raises(ValueError):
         Table(intervals)
+
+
+@pytest.mark.parametrize("count", [1, 40, 1000, 6000])
+def test_a_table_of_any_size_answers_like_its_intervals(count: int) -> None:
+    """Each size has a directory of its own; where its entries meet, as well as where intervals do."""
+    numbers = random.Random(count)
+    rows = {numbers.randrange(1 << 24) << 8 for _ in range(count)} | {0x0AFFFF00, 0xFFFFFF00}
+    intervals = overlay(
+        build(Prefix(address, 24, number % 3) for number, address in enumerate(sorted(rows))),
+        [Interval(0, LAST_ADDRESS, 9)],
+    )
+    table = Table(intervals)
+    firsts = [interval.first for interval in intervals]
+    meet = [slot << 16 for slot in numbers.sample(range(1 << 16), 2000)] + [slot << 24 for slot in range(256)]
+    for edge in {*firsts, *meet, LAST_ADDRESS + 1}:
+        for address in {max(edge - 1, 0), min(edge, LAST_ADDRESS)}:
+            assert table.lookup(address) == intervals[bisect_right(firsts, address) - 1].value, hex(address)

@@ -1,8 +1,9 @@
 """A map from every IPv4 address to a small number, as sorted disjoint intervals.
 
 `build` turns prefixes, where the longest match wins, into intervals; `overlay` lays one map over
-another. `Table` is the read side: a binary search over two flat arrays, so that its cost a lookup
-and its bytes an interval stay small at 100,000 rules.
+another. `Table` is the read side: a binary search over a flat array, between bounds that a
+directory over an address's top bits gives. The directory grows with the table (4 bytes to 256 KiB), so
+that a lookup stays a few steps at 100,000 rules, and a small policy pays nothing for it.
 """
 
 from array import array
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from softnet.core.ports import PortRules
 
 LAST_ADDRESS = 0xFFFFFFFF
+DIRECTORIES = ((64, 0), (4096, 8), (LAST_ADDRESS, 16))  # up to so many intervals, so many top bits
 
 
 class Prefix(NamedTuple):
@@ -107,45 +109,58 @@ class Table:
     `ports` is what resolves the values that are no reason codes (`softnet.core.ports`), if any is.
     """
 
-    __slots__ = ("_starts", "_values", "ports", "size")
+    __slots__ = ("_directory", "_rows", "_shift", "ports", "size")
 
     def __init__(self, intervals: Sequence[Interval], ports: "PortRules | None" = None) -> None:
         """ValueError unless `intervals` are sorted, disjoint, and cover 0.0.0.0 to the end."""
         self.ports = ports
         expected = 0
-        starts = array("I")
-        values = array("I")
+        rows = array("I")  # where an interval starts and its value, side by side: one line of the cache
         for first, last, value in intervals:
             if first != expected or last < first:
                 raise ValueError(f"intervals do not join at {first:#x}")
             expected = last + 1
-            if values and values[-1] == value:
+            if rows and rows[-1] == value:
                 continue
-            starts.append(first)
-            values.append(value)
+            rows.append(first)
+            rows.append(value)
         if expected != LAST_ADDRESS + 1:
             raise ValueError("intervals do not cover every address")
-        self._starts = memoryview(starts)
-        self._values = memoryview(values)
-        self.size = len(starts)
+        self._rows = memoryview(rows)
+        self.size = len(rows) // 2
+        self._index(next(bits for most, bits in DIRECTORIES if self.size <= most))
+
+    def _index(self, bits: int) -> None:
+        """Entry `n` is the interval of the first address whose top `bits` are `n`; one more, the last."""
+        self._shift = 32 - bits
+        self._directory = memoryview(array("I", bytes(4 * ((1 << bits) + 1))))
+        at = 0
+        for slot in range(1 << bits):
+            while at + 1 < self.size and self._rows[2 * at + 2] <= slot << self._shift:
+                at += 1
+            self._directory[slot] = at
+        self._directory[1 << bits] = self.size - 1
 
     def __len__(self) -> int:
         return self.size
 
     def lookup(self, address: int) -> int:
         """What `address` maps to."""
-        low = 0
-        high = self.size
+        slot = address
+        slot >>= self._shift  # by up to 32: in C, what is shifted has to have more bits than that
+        low = self._directory[slot]
+        high = self._directory[slot + 1] + 1
         while high - low > 1:
             middle = (low + high) >> 1
-            if self._starts[middle] <= address:
+            if self._rows[2 * middle] <= address:
                 low = middle
             else:
                 high = middle
-        return self._values[low]
+        return self._rows[2 * low + 1]
 
     def intervals(self) -> list[Interval]:
         """The intervals again, adjacent ones of one value joined."""
-        ends = [start - 1 for start in list(self._starts)[1:]] + [LAST_ADDRESS]
-        rows = zip(self._starts, ends, self._values, strict=True)
+        starts, values = list(self._rows)[::2], list(self._rows)[1::2]
+        ends = [start - 1 for start in starts[1:]] + [LAST_ADDRESS]
+        rows = zip(starts, ends, values, strict=True)
         return [Interval(first, last, value) for first, last, value in rows]
