@@ -6,6 +6,7 @@ standard output, `--control-fd 1`; the arguments as below; SIGINT to stop, and t
 that, in a terminal, `softnet --help` has to end with 0. If Softnet ends by itself, the VM is ended.
 """
 
+import json
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -135,6 +137,32 @@ def test_a_control_socket_on_standard_output_hears_only_answers(stage: Stage, pa
     tart = Tart(stage, path, "--block", "0.0.0.0/0", control=True)
     try:
         assert tart.offered()
+        assert tart.interrupt() == (0, "")
+        assert tart.written() == b""
+    finally:
+        tart.close()
+
+
+def test_the_policy_is_read_and_replaced_over_standard_output(stage: Stage, path: Path) -> None:
+    tart = Tart(stage, path, "--block", "0.0.0.0/0", control=True)
+
+    def ask(text: str) -> dict[str, Any]:
+        tart.control.sendall(text.encode() + b"\n")
+        answer = b""
+        while not answer.endswith(b"\n"):
+            answer += tart.control.recv(65536)
+        result: dict[str, Any] = json.loads(answer)
+        return result
+
+    try:
+        assert tart.offered()
+        held = ask('{"jsonrpc":"2.0","id":1,"method":"softnet.policy.get"}')
+        assert (held["id"], held["result"]["block"], held["result"]["allow"]) == (1, ["0.0.0.0/0"], [])
+        params = '{"allow":["@host","10.0.0.0/8"],"block":["0.0.0.0/0"],"desiredRevision":"vm:2"}'
+        answer = ask(f'{{"jsonrpc":"2.0","id":"42","method":"softnet.policy.set","params":{params}}}')
+        assert answer["result"]["allow"] == ["10.0.0.0/8", "@host"]
+        assert (answer["result"]["desiredRevision"], answer["result"]["ruleCount"]) == ("vm:2", 3)
+        assert ask('{"jsonrpc":"2.0","id":3,"method":"softnet.policy.none"}')["error"]["code"] == -32601
         assert tart.interrupt() == (0, "")
         assert tart.written() == b""
     finally:
