@@ -96,6 +96,7 @@ def _fill(wires: Wires, flood: bytes) -> None:
             wires.vm.send(flood)
     except OSError:
         wires.drain()
+        wires.vm.setblocking(False)  # draining had set a limit of ten seconds
 
 
 def idle(quick: bool) -> list[dict[str, Any]]:
