@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from softnet import privilege
 from softnet.cli import COMMANDS, complain, options
@@ -45,6 +46,9 @@ ETHERNET_HEADER = 14
 WITH_HOST = (NAT, BRIDGE, USER)  # uplinks that lead to this host's own addresses
 
 VmSource = Link | Listener
+
+if TYPE_CHECKING:
+    from softnet.uplinks.addresses import AddressWatch
 
 
 def main(argv: Sequence[str]) -> int:
@@ -133,6 +137,9 @@ def serve(
         with privilege.acting_as(privilege.asker() if settings.uplink.kind == "unix" else None):
             uplink = undo.enter_context(closing(open_uplink(settings, settings.policy)))
         relay = undo.enter_context(closing(Relay(settings.expose if uplink.publisher is None else ())))
+        addresses = _address_watch(settings)
+        if addresses is not None:
+            undo.enter_context(closing(addresses))
         privilege.drop(who)
         vm = _await_vm(source, stop) if isinstance(source, Listener) else source
         if vm is None:
@@ -143,8 +150,8 @@ def serve(
         publisher = relay if uplink.publisher is None else uplink.publisher
         forwarder.listeners.append(lambda event: _follow_lease(publisher, event))
         live = LivePolicy(settings.policy, uplink.facts, forwarder.filter)
-        if settings.uplink.kind in WITH_HOST and sys.platform.startswith("linux"):
-            _follow_addresses(forwarder, live, undo)
+        if addresses is not None:
+            _follow_addresses(forwarder, live, addresses)
         observer = undo.enter_context(closing(Observer(settings, live, forwarder, doors)))
         folders = doors.own_folders() + (source.own_folders() if isinstance(source, Listener) else [])
         privilege.confine(reports, writable=folders, signals=settings.uplink.kind == USER)
@@ -170,11 +177,18 @@ def _follow_lease(publisher: Publisher, event: LeaseEvent) -> None:
         publisher.publish(event.lease.address)
 
 
-def _follow_addresses(forwarder: Forwarder, live: LivePolicy, undo: ExitStack) -> None:
-    """Keeps the policy's idea of the host's own addresses up to date."""
+def _address_watch(settings: Settings) -> "AddressWatch | None":
+    """What tells of the host's own addresses, for uplinks that lead to them. Opened before the drop:
+    afterwards Softnet's own files may be out of reach."""
+    if settings.uplink.kind not in WITH_HOST or not sys.platform.startswith("linux"):
+        return None
     from softnet.uplinks.addresses import AddressWatch
 
-    watch = undo.enter_context(closing(AddressWatch()))
+    return AddressWatch()
+
+
+def _follow_addresses(forwarder: Forwarder, live: LivePolicy, watch: "AddressWatch") -> None:
+    """Keeps the policy's idea of the host's own addresses up to date."""
 
     def look(_now: float) -> None:
         if watch.changed():
