@@ -8,7 +8,7 @@ MACOS_NODE_API=0.4.0
 cache="$(cd "$(dirname "$0")/../.." && pwd)/.cache/abi"
 mkdir -p "$cache"
 cd "$cache"
-[ -x ziglang/zig ] || python3 -m pip install -q --no-deps --target . "ziglang==$ZIGLANG"
+[ -x ziglang/zig ] || "${PYTHON:-python3}" -m pip install -q --no-deps --target . "ziglang==$ZIGLANG"
 if ! [ -f package/types/vmnet.d.ts ]; then
 	npm pack --silent "@nativescript/macos-node-api@$MACOS_NODE_API" >/dev/null
 	tar -xzf "nativescript-macos-node-api-$MACOS_NODE_API.tgz" package/types/vmnet.d.ts package/LICENSE
