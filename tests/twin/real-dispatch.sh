@@ -4,11 +4,11 @@
 set -eu
 root="$(cd "$(dirname "$0")/../.." && pwd)"
 system="$root/.cache/trixie"
-mirror="${1:-http://deb.debian.org/debian}"
+mirror="${1:-}" # where debootstrap gets it from unless told
 if ! [ -f "$system/.ready" ]; then
 	rm -rf "$system"
 	debootstrap --variant=minbase --include=libswiftlang,python3,python3-pytest,python3-pytest-timeout,iproute2 \
-		trixie "$system" "$mirror"
+		trixie "$system" ${mirror:+"$mirror"}
 	touch "$system/.ready"
 fi
 dispatch="$(dirname "$(find "$system/usr" -name libdispatch.so | head -n1)")"
