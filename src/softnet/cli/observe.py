@@ -37,7 +37,15 @@ from softnet.core.reject import Rejecter
 from softnet.errors import LinkClosed
 from softnet.events import DIRECTIONS, EventLog, Narrator, lease_fields, open_events
 from softnet.forwarder import UPLINK_GONE, Forwarder
-from softnet.policy import Facts, Policy, compile_inbound, compile_policy, deciding_rule, explain
+from softnet.policy import (
+    Facts,
+    Policy,
+    compile_inbound,
+    compile_policy,
+    deciding_rule,
+    explain,
+    host_addresses,
+)
 from softnet.rules import ALLOW, IN, OUT, Rule, order
 
 if TYPE_CHECKING:
@@ -77,7 +85,8 @@ class LivePolicy:
     def on_addresses(self, addresses: tuple[int, ...]) -> None:
         """`@host`, and what is the host's own by default, follow the host's addresses."""
         facts = self.facts._replace(host_addresses=addresses)
-        self._enforce(self.policy, facts)
+        if host_addresses(facts) != host_addresses(self.facts):
+            self._enforce(self.policy, facts)
         self.facts = facts
 
     def rule_of(self, refusal: Refusal) -> str | None:
