@@ -180,3 +180,27 @@ def test_they_agree_on_random_sequences_of_dhcp_messages(gateway: str) -> None:
             assert fast.seen(now) == slow.seen(now), frame.hex()
             now += random.choice((0.0, 0.0, 0.5, 2.0, 59.5, 60.0, 3600.0))
         assert fast.filter.release_frames(now) == slow.filter.release_frames(now)
+
+
+def test_they_agree_on_what_is_owed() -> None:
+    random = Random("rates")
+    for _ in range(200):
+        given = random.choice((0, 64_000, 20_000_000, 10**11)), random.choice((10, 5000, 10**8))
+        burst = random.choice((0.005, 0.1, 10.0))
+        builds = [
+            (load("core.rate").Bucket(*given, burst), load("core.frames").Batch(64, 64))
+            for load in (installed, interpreted)
+        ]
+        now = random.uniform(0, 1e6)
+        for _ in range(50):
+            now += random.choice((0.0, 1e-5, 0.001, 0.1, 5.0, -1.0))
+            lengths = [random.choice((0, 60, 1514, 65550)) for _ in range(random.randrange(65))]
+            seen = []
+            for bucket, batch in builds:
+                batch.clear()
+                for at, length in enumerate(lengths):
+                    batch.append(b"")
+                    batch.length[at] = length
+                answers = bucket.owed(now), bucket.charge(batch, now), bucket.holds(1536)
+                seen.append((*answers, bucket.pauses, bucket.paused))
+            assert seen[0] == seen[1]
