@@ -13,6 +13,10 @@ until then nothing more is read from its source, whose own socket fills and slow
 batch is held for HOLD_SECONDS at most, then the rest of it is dropped and counted; so is the rest of
 one whose sink said that there was room and took nothing. The other direction goes on meanwhile.
 
+A direction with a rate is paused while it owes for what it read (`core.rate`): its source is not read,
+and where its frames wait is that source's own queue, which is bounded and not ours. Its batches are
+no larger than what a burst pays for. A source that says that it is gone is read to its end all the same.
+
 It runs unprivileged and for ever: until `stop`, or until one of the links says that its other side
 is gone. `Ending` says which. Other rooms take part through `watch` (a descriptor), `timers`,
 `listeners` (lease events), and two looks at a batch whose fate is final: `droppers` when a frame of
@@ -29,16 +33,20 @@ from softnet import clock
 from softnet.core.filter import Filter
 from softnet.core.frames import Batch
 from softnet.core.lease import LeaseEvent
+from softnet.core.rate import Bucket
 from softnet.core.reasons import FROM_VM, PASS_DHCP, TO_VM, UNJUDGED, UPLINK_BUSY, VM_BUSY
 from softnet.errors import LinkClosed
+from softnet.limits import Limit, Rates
 from softnet.links import Link
 
 BATCH_FRAMES = 64
+NO_RATES = Rates()
 HOLD_SECONDS = 0.04  # 64 frames at 10 retries of 50 us each, which is what a pump without batches would wait
 ALIVE_SECONDS = 9.0  # a VM that left without a word is noticed within ten seconds
 
 POLLIN = select.POLLIN
 POLLOUT = select.POLLOUT
+POLLGONE = select.POLLHUP | select.POLLERR  # told without being asked for
 NEVER = float("inf")
 
 STOPPED = "stopped"
@@ -63,12 +71,28 @@ Look = Callable[[Batch, int, float], None]  # a judged batch, its direction, the
 class Way:
     """One direction: from `source` to `sink`, a batch at a time. `gone` is what the end of each means."""
 
-    __slots__ = ("batch", "busy", "direction", "due", "gone", "held", "judged", "refused", "sink", "source")
+    __slots__ = (
+        "batch",
+        "bucket",
+        "busy",
+        "direction",
+        "due",
+        "gone",
+        "held",
+        "judged",
+        "paused",
+        "refused",
+        "sink",
+        "source",
+    )
 
-    def __init__(self, source: Link, sink: Link, batch: Batch, direction: int) -> None:
+    def __init__(self, source: Link, sink: Link, slot: int, direction: int, limit: Limit | None) -> None:
         self.source = source
         self.sink = sink
-        self.batch = batch
+        self.bucket = None if limit is None else Bucket(limit.bits, limit.packets, limit.burst)
+        self.paused = False
+        frames = BATCH_FRAMES if self.bucket is None else min(BATCH_FRAMES, self.bucket.holds(slot))
+        self.batch = batch = Batch(frames, slot)
         self.direction = direction
         self.busy = UPLINK_BUSY if direction == FROM_VM else VM_BUSY
         self.gone = (VM_GONE, UPLINK_GONE) if direction == FROM_VM else (UPLINK_GONE, VM_GONE)
@@ -76,6 +100,10 @@ class Way:
         self.held = False
         self.refused = 0
         self.due = 0.0
+
+    def owed(self, now: float) -> float:
+        """Seconds that the pause still lasts."""
+        return 0.0 if self.bucket is None else self.bucket.owed(now)
 
     def keep(self) -> None:
         """Remembers the verdicts before a send makes some of them busy."""
@@ -96,9 +124,12 @@ class Way:
 
 
 class Forwarder:
-    """One VM's loop. `slot` bounds a frame's bytes; longer ones are counted, not carried."""
+    """One VM's loop. `slot` bounds a frame's bytes; longer ones are counted, not carried.
 
-    def __init__(self, judge: Filter, vm: Link, uplink: Link, slot: int) -> None:
+    `buckets` are those of the two directions, None for one without a rate.
+    """
+
+    def __init__(self, judge: Filter, vm: Link, uplink: Link, slot: int, rates: Rates = NO_RATES) -> None:
         self.filter = judge
         self.vm = vm
         self.uplink = uplink
@@ -106,8 +137,10 @@ class Forwarder:
         self.timers: list[Timer] = []
         self.droppers: list[Look] = []
         self.taps: list[Look] = []
-        self._out = Way(vm, uplink, Batch(BATCH_FRAMES, slot), FROM_VM)
-        self._in = Way(uplink, vm, Batch(BATCH_FRAMES, slot), TO_VM)
+        self._out = Way(vm, uplink, slot, FROM_VM, rates.from_vm)
+        self._in = Way(uplink, vm, slot, TO_VM, rates.to_vm)
+        self.buckets = (self._out.bucket, self._in.bucket)
+        self._nothing = Batch(1, slot)
         self._watched: dict[int, Callable[[float], None]] = {}
         self._poll = select.poll()
         self._vm_events = self._uplink_events = 0
@@ -157,7 +190,7 @@ class Forwarder:
         return self._ending
 
     def _poll_links(self) -> None:
-        """What to wait for on each link: frames, unless their way is held, and room, for one that is."""
+        """What to wait for on each link: frames, unless their way is held or paused, and room."""
         wanted = self._wanted(self._in, self._out)
         if wanted != self._vm_events:
             self._vm_events = wanted
@@ -169,7 +202,7 @@ class Forwarder:
 
     def _wanted(self, into: Way, out_of: Way) -> int:
         """For the link that `into` leads to; what it has of a frame left to write, `receive` writes too."""
-        frames = 0 if out_of.held else POLLIN
+        frames = 0 if out_of.held else POLLGONE if out_of.paused else POLLIN
         return frames | (POLLOUT if into.held or (frames and into.sink.unsent) else 0)
 
     def _poll_for(self, descriptor: int, events: int) -> None:
@@ -181,11 +214,11 @@ class Forwarder:
 
     def release(self) -> None:
         """Gives the VM's addresses back to their server, as far as the uplink still listens."""
-        batch = self._in.batch
-        batch.clear()
-        for frame in self.filter.release_frames(clock.now()):
-            if batch.append(frame):
-                batch.verdict[batch.count - 1] = PASS_DHCP
+        frames = self.filter.release_frames(clock.now())
+        batch = Batch(max(1, len(frames)), self._in.batch.slot)
+        for at, frame in enumerate(frames):
+            batch.append(frame)
+            batch.verdict[at] = PASS_DHCP
         with suppress(LinkClosed, OSError):  # the server is gone, and its leases with it
             self.uplink.send(batch, UPLINK_BUSY)
 
@@ -204,36 +237,49 @@ class Forwarder:
                 due = deadline
         self._due = due
         for way in (self._out, self._in):
-            if not way.held:
-                if way.source.pending:
-                    return 0
-            elif way.due < due:
-                due = way.due
+            if way.held:
+                if way.due < due:
+                    due = way.due
+            elif way.paused:
+                paid = now + way.owed(now)
+                if paid < due:
+                    due = paid
+            elif way.source.pending:
+                return 0
         return None if due == NEVER else max(0.0, due - now) * 1000 + 1
 
     def _attend(self, into: Way, out_of: Way, events: int, now: float) -> None:
         """A link is ready: there is room in it, or a frame, or its end."""
         if into.held and events & ~POLLIN:
             self._resume(into, now)
-        if not out_of.held:
+        elif out_of.paused and events & POLLOUT:
+            self._write_on(into)
+        if not out_of.held and (not out_of.paused or events & POLLGONE):
             self._move(out_of, now)
 
     def _move_on(self, way: Way, now: float) -> None:
-        """What no descriptor tells: a batch held for long enough, frames that the link has already read."""
+        """What no descriptor tells: a batch held for long enough, the end of a pause, frames that the
+        link has already read."""
         if way.held:
             if now >= way.due:
                 self._resume(way, now)
+        elif way.paused:
+            if way.owed(now) == 0.0:
+                self._move(way, now)
         elif way.source.pending:
             self._move(way, now)
 
     def _move(self, way: Way, now: float) -> None:
         batch = way.batch
+        way.paused = False
         try:
             if way.source.receive(batch) == 0:
                 return
         except LinkClosed:
             self._end(way.gone[0])
             return
+        if way.bucket is not None:
+            way.paused = way.bucket.charge(batch, now) > 0.0
         if way.direction == FROM_VM:
             self.filter.judge_vm(batch, now)
             self._alive_due = now + ALIVE_SECONDS
@@ -266,6 +312,13 @@ class Forwarder:
         except LinkClosed:
             self._end(way.gone[1])
             return 0
+
+    def _write_on(self, way: Way) -> None:
+        """With the rest of a frame that the sink took in part, which nobody's `receive` does now."""
+        try:
+            way.sink.send(self._nothing, way.busy)
+        except LinkClosed:
+            self._end(way.gone[1])
 
     def _account(self, way: Way, now: float) -> None:
         """Counts a batch and shows it to whoever wants to see it."""
