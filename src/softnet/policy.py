@@ -14,18 +14,20 @@ the policy `stateful`: bare rules then hold both ways, `compile_inbound` gives t
 to the VM, and the return traffic of what is let through passes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from softnet.core import numbers, prefix, reasons
 from softnet.core.address import mask_of
 from softnet.core.numbers import TCP, UDP
-from softnet.core.ports import PortRules, port_key
-from softnet.core.prefix import Interval, Prefix, Table
+from softnet.core.ports import PortRules, port_key, port_value
+from softnet.core.prefix import Layer, Table, entry
 from softnet.core.special import NOT_GLOBALLY_REACHABLE
 from softnet.errors import ConfigError
 from softnet.rules import ALLOW, BLOCK, IN, OUT, Rule, Target, parse_rule
 from softnet.rules import parse_target as parse_target
+from softnet.ruleset import RuleSet
 
 
 class Facts(NamedTuple):
@@ -44,7 +46,7 @@ class Facts(NamedTuple):
 
 
 class Policy(NamedTuple):
-    rules: tuple[Rule, ...] = ()
+    rules: RuleSet = RuleSet()
 
     @property
     def isolated(self) -> bool:
@@ -53,34 +55,35 @@ class Policy(NamedTuple):
 
     @property
     def stateful(self) -> bool:
-        return any(rule.direction for rule in self.rules)
+        return self.rules.directed
 
     @property
     def follows_lease(self) -> bool:
         """Whether a lease's DNS servers change what this compiles to."""
-        return any(rule.target.dns for rule in self.rules)
+        return any(rule.target.dns for rule in self.rules.others)
 
     @property
     def opens_host(self) -> bool:
         """Whether a rule lets the VM reach `@host`, or some port of it."""
         return any(
             rule.action == ALLOW and rule.applies(OUT) and rule.target.address is None and not rule.target.dns
-            for rule in self.rules
+            for rule in self.rules.others
         )
 
 
 def parse(allow: Iterable[str] = (), block: Iterable[str] = ()) -> Policy:
     """Rules from comma-separated lists; ConfigError names the option and the part that is wrong."""
-    rules: dict[Rule, None] = {}
-    for action, lists in ((ALLOW, allow), (BLOCK, block)):
-        for text in lists:
-            for part in text.split(","):
-                try:
-                    rules[parse_rule(action, part)] = None
-                except ValueError as error:
-                    remedy = "write for example 10.0.0.0/8, 192.0.2.1:443/tcp, @host or 'in @host:22'"
-                    raise ConfigError(f"--{action}", repr(part), str(error), remedy) from None
-    return Policy(tuple(rules))
+    return Policy(RuleSet(chain(_parsed(ALLOW, allow), _parsed(BLOCK, block))))
+
+
+def _parsed(action: str, lists: Iterable[str]) -> Iterator[Rule]:
+    for text in lists:
+        for part in text.split(","):
+            try:
+                yield parse_rule(action, part)
+            except ValueError as error:
+                remedy = "write for example 10.0.0.0/8, 192.0.2.1:443/tcp, @host or 'in @host:22'"
+                raise ConfigError(f"--{action}", repr(part), str(error), remedy) from None
 
 
 def host_addresses(facts: Facts) -> frozenset[int]:
@@ -102,7 +105,7 @@ def deciding_rule(
     """The rule that decides about a packet to (`in`: from) `address`; port 0 is a packet without ports."""
     best: tuple[bool, int, bool] | None = None
     found = None
-    for rule in policy.rules:
+    for rule in chain(policy.rules.around(address), policy.rules.others):
         target = rule.target
         if not rule.applies(direction) or address & mask_of(target.length) not in _places(target, facts):
             continue
@@ -140,46 +143,43 @@ def explain(
     return Explanation(reason, None if reason in (reasons.MARTIAN, reasons.NOT_GLOBAL) else rule)
 
 
-def _plain_layer(policy: Policy, facts: Facts, direction: str) -> list[Interval]:
+def _plain_layer(policy: Policy, facts: Facts, direction: str) -> Layer:
     """What the rules without ports say, where they say anything."""
-    verdicts: dict[tuple[int, int], int] = {}
-    for rule in policy.rules:
-        if rule.target.ports is not None or not rule.applies(direction):
-            continue
-        for address in _places(rule.target, facts):
-            key = (address, rule.target.length)
-            if verdicts.get(key) != reasons.BLOCKED:
-                verdicts[key] = reasons.PASS_RULE if rule.action == ALLOW else reasons.BLOCKED
-    return prefix.build(Prefix(address, length, value) for (address, length), value in verdicts.items())
+    named = [
+        entry(address, 32, _REASONS[rule.action])
+        for rule in policy.rules.others
+        if rule.target.ports is None and rule.applies(direction)
+        for address in _places(rule.target, facts)
+    ]
+    return prefix.build(chain(policy.rules.entries(direction), named))
 
 
-def _host_layer(facts: Facts, rules: list[Interval]) -> list[Interval]:
+def _host_layer(facts: Facts, rules: Layer) -> Layer:
     """The gateway passes, where the host is open; the host's other addresses get the gateway's verdict."""
     gateway = other = reasons.PASS_GATEWAY if facts.host_open else reasons.NOT_GLOBAL
-    if facts.gateway is not None:
-        for first, last, value in rules:
-            if first <= facts.gateway <= last and value == reasons.BLOCKED:
-                other = reasons.BLOCKED
+    if facts.gateway is not None and prefix.value_at(rules, facts.gateway) == reasons.BLOCKED:
+        other = reasons.BLOCKED
     layer = dict.fromkeys(facts.host_addresses, other)
     if facts.gateway is not None:
         layer[facts.gateway] = gateway
-    return prefix.build(Prefix(address, 32, value) for address, value in layer.items())
+    return prefix.build(entry(address, 32, value) for address, value in layer.items())
 
 
-_MARTIANS = prefix.build([Prefix(0x00000000, 8, reasons.MARTIAN), Prefix(0x7F000000, 8, reasons.MARTIAN)])
+_REASONS = {ALLOW: reasons.PASS_RULE, BLOCK: reasons.BLOCKED}
+_MARTIANS = prefix.build([entry(0x00000000, 8, reasons.MARTIAN), entry(0x7F000000, 8, reasons.MARTIAN)])
 _DEFAULTS = prefix.overlay(
     prefix.build(
         [
-            Prefix(0xFFFFFFFF, 32, reasons.BROADCAST),
-            Prefix(0xE0000000, 4, reasons.MULTICAST),
+            entry(0xFFFFFFFF, 32, reasons.BROADCAST),
+            entry(0xE0000000, 4, reasons.MULTICAST),
             *(
-                Prefix(address, length, reasons.NOT_GLOBAL)
+                entry(address, length, reasons.NOT_GLOBAL)
                 for address, length, _name in NOT_GLOBALLY_REACHABLE
                 if address != 0xE0000000
             ),
         ]
     ),
-    [Interval(0, prefix.LAST_ADDRESS, reasons.PASS_GLOBAL)],
+    prefix.everywhere(reasons.PASS_GLOBAL),
 )
 
 
@@ -190,11 +190,11 @@ def compile_policy(policy: Policy, facts: Facts) -> Table:
     return _with_ports(policy, facts, OUT, prefix.overlay(rules, below), _never(policy, facts))
 
 
-def _never(policy: Policy, facts: Facts) -> list[Interval]:
+def _never(policy: Policy, facts: Facts) -> Layer:
     """What no rule opens; of the host's loopback, what no rule has opened by its name."""
     if facts.host_open or facts.gateway is None or policy.opens_host:
         return _MARTIANS
-    closed = prefix.build([Prefix(facts.gateway, 32, reasons.NOT_GLOBAL)])
+    closed = prefix.build([entry(facts.gateway, 32, reasons.NOT_GLOBAL)])
     return prefix.overlay(_MARTIANS, closed)
 
 
@@ -202,9 +202,8 @@ def compile_inbound(policy: Policy, facts: Facts) -> Table | None:
     """Every sender's reason code for what comes to the VM; None unless the policy is stateful."""
     if not policy.stateful:
         return None
-    everything = [Interval(0, prefix.LAST_ADDRESS, reasons.PASS_INBOUND)]
-    rules = prefix.overlay(_plain_layer(policy, facts, IN), everything)
-    return _with_ports(policy, facts, IN, rules, [])
+    rules = prefix.overlay(_plain_layer(policy, facts, IN), prefix.everywhere(reasons.PASS_INBOUND))
+    return _with_ports(policy, facts, IN, rules, prefix.everywhere(prefix.NOTHING))
 
 
 class _Node:
@@ -238,7 +237,7 @@ class _Node:
 
 def _port_nodes(policy: Policy, facts: Facts, direction: str) -> dict[tuple[int, int], _Node]:
     nodes: dict[tuple[int, int], _Node] = {}
-    for rule in policy.rules:
+    for rule in policy.rules.others:
         if rule.target.ports is None or not rule.applies(direction):
             continue
         for address in _places(rule.target, facts):
@@ -250,25 +249,18 @@ def _port_nodes(policy: Policy, facts: Facts, direction: str) -> dict[tuple[int,
     return dict(sorted(nodes.items()))
 
 
-def _with_ports(
-    policy: Policy, facts: Facts, direction: str, plain: list[Interval], top: list[Interval]
-) -> Table:
+def _with_ports(policy: Policy, facts: Facts, direction: str, plain: Layer, top: Layer) -> Table:
     """`plain` below what the rules with ports say, below `top`."""
     nodes = _port_nodes(policy, facts, direction)
     if not nodes:
         return Table(prefix.overlay(top, plain))
-    where = prefix.build(Prefix(address, length, at) for at, (address, length) in enumerate(nodes))
-    pairs: dict[tuple[int, int], int] = {}
-    crossed = [
-        Interval(first, last, numbers.PORT_RULES + pairs.setdefault((node, reason), len(pairs)))
-        for first, last, node, reason in prefix.cross(where, plain)
-    ]
-    table = prefix.overlay(top, prefix.overlay(crossed, plain))
+    where = prefix.build(entry(*place, port_value(at, 0)) for at, place in enumerate(nodes))
+    layer = prefix.overlay(top, prefix.overlay(where, plain, through=numbers.PORT_RULES - 1))
     parents = _parents(list(nodes))
     protocols: list[int] = []
     for node, parent in zip(nodes.values(), parents, strict=True):
         protocols.append(node.protocols | (0 if parent == numbers.ROOT else protocols[parent]))
-    return Table(table, PortRules(_spans(list(nodes.values())), parents, protocols, list(pairs)))
+    return Table(layer, PortRules(_spans(list(nodes.values())), parents, protocols))
 
 
 def _parents(prefixes: list[tuple[int, int]]) -> list[int]:
@@ -284,26 +276,25 @@ def _parents(prefixes: list[tuple[int, int]]) -> list[int]:
 
 
 def _spans(nodes: list[_Node]) -> Table:
-    starts: dict[int, int] = {}
+    rows = prefix.Rows(sum(len(node.edges) + 1 for node in nodes) + 1)
     for at, node in enumerate(nodes):
-        starts.update(node.spans(at << 17))
-    starts[len(nodes) << 17] = numbers.UNDECIDED
-    keys = sorted(starts)
-    ends = [key - 1 for key in keys[1:]] + [prefix.LAST_ADDRESS]
-    return Table([Interval(first, last, starts[first]) for first, last in zip(keys, ends, strict=True)])
+        for key, verdict in node.spans(port_key(at, TCP, 0)):
+            rows.put(key, verdict)
+    rows.put(port_key(len(nodes), TCP, 0), numbers.UNDECIDED)
+    return Table(rows.layer())
 
 
 def allowed_within(policy: Policy, facts: Facts, first: int, last: int) -> list[tuple[int, int]]:
     """The parts of `first` to `last` where a rule opens anything to the VM, as inclusive pairs."""
-    plain = [pair for pair in _plain_layer(policy, facts, OUT) if pair.value == reasons.PASS_RULE]
     with_ports = prefix.build(
-        Prefix(address, rule.target.length, reasons.PASS_RULE)
-        for rule in policy.rules
+        entry(address, rule.target.length, reasons.PASS_RULE)
+        for rule in policy.rules.others
         if rule.target.ports is not None and rule.action == ALLOW and rule.applies(OUT)
         for address in _places(rule.target, facts)
     )
+    opened = prefix.overlay(with_ports, _plain_layer(policy, facts, OUT))
     return [
         (max(first, low), min(last, high))
-        for low, high, _value in prefix.overlay(with_ports, plain)
-        if low <= last and high >= first
+        for low, high, value in prefix.intervals(opened)
+        if value == reasons.PASS_RULE and low <= last and high >= first
     ]

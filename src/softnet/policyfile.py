@@ -12,14 +12,16 @@ finds them again; for what it cannot find it says the line of the key.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 from softnet.config import DROP, REJECT, Expose
 from softnet.errors import ConfigError
 from softnet.policy import Policy
-from softnet.rules import ALLOW, BLOCK, Rule, parse_rule
+from softnet.rules import ALLOW, BLOCK, parse_rule
+from softnet.ruleset import RuleSet
 
 T = TypeVar("T")
 
@@ -93,14 +95,12 @@ class _File:
             raise FileError(self._path, 1, 1, f"no version; write version = {VERSION}")
         if self._content["version"] != VERSION or isinstance(self._content["version"], bool):
             raise self._error(f"this Softnet reads version {VERSION} only", "version")
-        rules: dict[Rule, None] = {}
-        for action in (ALLOW, BLOCK):
-            rules |= dict.fromkeys(self._each(action, partial(parse_rule, action)))
+        lists = (self._each(action, partial(parse_rule, action)) for action in (ALLOW, BLOCK))
+        rules = RuleSet(chain.from_iterable(lists))
         expose = tuple(dict.fromkeys(self._each("expose", parse_expose)))
-        return PolicyFile(Policy(tuple(rules)), expose, self._deny(), self._rate())
+        return PolicyFile(Policy(rules), expose, self._deny(), self._rate())
 
-    def _each(self, key: str, parse: Callable[[str], T]) -> list[T]:
-        found = []
+    def _each(self, key: str, parse: Callable[[str], T]) -> Iterator[T]:
         entries = self._content.get(key, [])
         if not isinstance(entries, list):
             raise self._error(f"{key} must be a list of strings", key)
@@ -108,10 +108,9 @@ class _File:
             if not isinstance(entry, str):
                 raise self._error(f"{key} must be a list of strings", key)
             try:
-                found.append(parse(entry))
+                yield parse(entry)
             except ValueError as error:
                 raise self._error(f"{key} {entry!r}: {error}", key, at) from None
-        return found
 
     def _deny(self) -> str | None:
         deny = self._content.get("deny")

@@ -9,6 +9,7 @@ from softnet.core.address import format_ipv4, mask_of
 from softnet.core.prefix import Table
 from softnet.policy import Facts, Policy
 from softnet.rules import ALLOW, BLOCK, IN, OUT, Rule, parse_rule
+from softnet.ruleset import RuleSet
 
 GATEWAY, OTHER, SERVER = 0x0A000001, 0xC0A80105, 0x08080808
 FACTS = Facts(GATEWAY, None, (OTHER,), (SERVER,))
@@ -76,7 +77,7 @@ def lookup(table: Table, address: int, protocol: int, port: int) -> int:
 @settings(max_examples=150, deadline=None)
 @given(st.lists(rules, max_size=8), st.lists(packets, min_size=1, max_size=12))
 def test_outbound(chosen: list[Rule], seen: list[tuple[int, int, int]]) -> None:
-    rulebook = Policy(tuple(chosen))
+    rulebook = Policy(RuleSet(chosen))
     table = policy.compile_policy(rulebook, FACTS)
     bare = policy.compile_policy(Policy(), FACTS)
     for address, protocol, port in seen:
@@ -97,7 +98,7 @@ def test_outbound(chosen: list[Rule], seen: list[tuple[int, int, int]]) -> None:
 @settings(max_examples=100, deadline=None)
 @given(st.lists(rules, max_size=8), st.lists(packets, min_size=1, max_size=12))
 def test_inbound(chosen: list[Rule], seen: list[tuple[int, int, int]]) -> None:
-    table = policy.compile_inbound(Policy(tuple(chosen)), FACTS)
+    table = policy.compile_inbound(Policy(RuleSet(chosen)), FACTS)
     assert (table is None) == all(not rule.direction for rule in chosen)
     if table is None:
         return
@@ -111,7 +112,7 @@ def test_inbound(chosen: list[Rule], seen: list[tuple[int, int, int]]) -> None:
 def test_a_packet_without_ports_never_passes_where_ports_are_read(
     chosen: list[Rule], packet: tuple[int, int, int]
 ) -> None:
-    table = policy.compile_policy(Policy(tuple(chosen)), FACTS)
+    table = policy.compile_policy(Policy(RuleSet(chosen)), FACTS)
     address, protocol, _port = packet
     with_ports = [rule for rule in chosen if rule.target.ports is not None]
     read = any(
@@ -126,7 +127,7 @@ def test_a_packet_without_ports_never_passes_where_ports_are_read(
 @settings(max_examples=100, deadline=None)
 @given(st.lists(rules, max_size=8), packets)
 def test_the_deciding_rule_is_the_twins(chosen: list[Rule], packet: tuple[int, int, int]) -> None:
-    found = policy.deciding_rule(Policy(tuple(chosen)), FACTS, *packet)
+    found = policy.deciding_rule(Policy(RuleSet(chosen)), FACTS, *packet)
     assert (None if found is None else found.action) == twin(chosen, OUT, *packet)
 
 

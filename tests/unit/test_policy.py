@@ -18,6 +18,7 @@ from softnet.policy import (
     parse,
 )
 from softnet.rules import ALLOW, BLOCK, Rule, Target
+from softnet.ruleset import RuleSet
 
 GATEWAY = parse_ipv4("192.168.64.1")
 OWN = tuple(parse_ipv4(address) for address in ("10.0.0.2", "100.64.0.1", "8.8.4.4"))
@@ -47,18 +48,18 @@ def target(text: str, length: int = 32) -> Target:
     ],
 )
 def test_parse(text: str, expected: Target) -> None:
-    assert parse([text]) == Policy((Rule(ALLOW, expected),))
-    assert parse([], [text]) == Policy((Rule(BLOCK, expected),))
+    assert parse([text]) == Policy(RuleSet([Rule(ALLOW, expected)]))
+    assert parse([], [text]) == Policy(RuleSet([Rule(BLOCK, expected)]))
 
 
 def test_lists_are_split_at_commas_and_options_add_up() -> None:
     read = parse(["10.0.0.0/8,@host", "1.1.1.1"], ["2.2.2.2,3.3.3.0/24"])
     assert [str(rule) for rule in read.rules] == [
-        "--allow 10.0.0.0/8",
-        "--allow @host",
         "--allow 1.1.1.1/32",
         "--block 2.2.2.2/32",
         "--block 3.3.3.0/24",
+        "--allow 10.0.0.0/8",
+        "--allow @host",
     ]
 
 
@@ -161,8 +162,8 @@ def test_the_longest_prefix_decides(address: str, expected: str) -> None:
 @pytest.mark.parametrize("address", ["1.1.1.0", "1.1.1.1", "1.1.1.255"])
 def test_block_wins_a_tie_whatever_the_order(address: str) -> None:
     tied = (Rule(ALLOW, target("1.1.1.0", 24)), Rule(BLOCK, target("1.1.1.0", 24)))
-    assert verdict(Policy(tied), address) == "blocked"
-    assert verdict(Policy(tied[::-1]), address) == "blocked"
+    assert verdict(Policy(RuleSet(tied)), address) == "blocked"
+    assert verdict(Policy(RuleSet(tied[::-1])), address) == "blocked"
 
 
 def test_a_tie_between_host_and_an_address_is_blocked() -> None:

@@ -24,6 +24,7 @@ ROOMS = (
     {"core"},
     {"errors", "clock", "pcapng"},
     {"rules"},
+    {"ruleset"},
     {"policy"},
     {"config", "privilege"},
     {"links", "policyfile"},

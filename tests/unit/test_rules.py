@@ -8,6 +8,7 @@ from softnet.core.prefix import Table
 from softnet.errors import ConfigError
 from softnet.policy import Facts, Policy
 from softnet.rules import ALLOW, BLOCK, IN, Ports, Rule, Target, order, parse_rule
+from softnet.ruleset import RuleSet
 
 FACTS = Facts(0xC0A84001, None, (0x0A000005,), (0x08080808,))
 TCP, UDP, ICMP = 6, 17, 1
@@ -144,7 +145,7 @@ def test_directions_at_one_prefix_are_independent() -> None:
     rules = policy.parse(allow=["in 10.0.0.0/8"], block=["out 10.0.0.0/8"])
     assert verdict(policy.compile_policy(rules, FACTS), 0x0A000001) == "blocked"
     assert verdict(policy.compile_inbound(rules, FACTS), 0x0A000001) == "pass-rule"
-    assert policy.deciding_rule(rules, FACTS, 0x0A000001, TCP, 80, IN) == rules.rules[0]
+    assert policy.deciding_rule(rules, FACTS, 0x0A000001, TCP, 80, IN) == next(iter(rules.rules))
 
 
 def test_only_the_bare_rule_for_everything_ends_isolation() -> None:
@@ -166,7 +167,7 @@ def test_what_a_rule_opens_within_a_range_counts_ports_and_ignores_inbound() -> 
 def test_four_thousand_rules_with_ports_stay_small() -> None:
     rules = tuple(parse_rule(ALLOW, f"10.{at >> 8}.{at & 255}.0/24:{at % 7 + 1}") for at in range(2048))
     rules += tuple(parse_rule(BLOCK, f"0.0.0.0/0:{2 * at + 9}") for at in range(2048))
-    table = policy.compile_policy(Policy(rules), FACTS)
+    table = policy.compile_policy(Policy(RuleSet(rules)), FACTS)
     assert len(table) < 5000
     assert verdict(table, 0x0A000001, TCP, 1) == "pass-rule"
     assert verdict(table, 0x0A000001, TCP, 9) == "blocked"
@@ -176,4 +177,4 @@ def test_four_thousand_rules_with_ports_stay_small() -> None:
 def test_more_prefixes_with_ports_than_there_is_room_for_are_refused() -> None:
     rules = tuple(Rule(ALLOW, Target(at << 8, 24, Ports(80, 80))) for at in range(numbers.NODES))
     with pytest.raises(ConfigError, match="too many prefixes with ports"):
-        policy.compile_policy(Policy(rules), FACTS)
+        policy.compile_policy(Policy(RuleSet(rules)), FACTS)

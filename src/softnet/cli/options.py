@@ -132,7 +132,7 @@ def policy_from(options: argparse.Namespace) -> PolicyFile:
     expose = _each("--expose", options.expose, parse_expose, remedy)
     deny = None if options.deny is None else _one_of("--deny", options.deny, (DROP, REJECT))
     return PolicyFile(
-        Policy(tuple(dict.fromkeys(file.policy.rules + rules))),
+        Policy(file.policy.rules | rules),
         tuple(dict.fromkeys(file.expose + expose)),
         deny or file.deny or DROP,
         file.deny_rate or DEFAULT_DENY_RATE,

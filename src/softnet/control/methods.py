@@ -18,6 +18,7 @@ from softnet.core.address import parse_ipv4
 from softnet.errors import ConfigError
 from softnet.policy import Policy
 from softnet.rules import ALLOW, BLOCK, IN, LAST_PORT, OUT, Rule, order, parse_rule
+from softnet.ruleset import RuleSet
 
 REVISION_CONFLICT = -32001
 ISOLATION_CHANGE = -32002
@@ -57,7 +58,7 @@ class PolicyMethods:
         only(params, ("allow", "block", "desiredRevision"))
         revision = _revision(params)
         policy = _policy(params)
-        unchanged = set(policy.rules) == set(self._enforcer.policy.rules)
+        unchanged = policy == self._enforcer.policy
         self._check_revision(revision, unchanged)
         if policy.isolated != self._isolated:
             message = "the policy would change the isolation between VMs, which is fixed at start"
@@ -159,7 +160,7 @@ def _revision(params: dict[str, Any]) -> str | None:
 def _policy(params: dict[str, Any]) -> Policy:
     """What `allow` and `block` spell; both must be there, so that nothing is opened by omission."""
     texts = {action: params.get(action) for action in (ALLOW, BLOCK)}
-    rules: dict[Rule, None] = {}
+    rules: list[Rule] = []
     for action, entries in texts.items():
         if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
             raise RpcError(INVALID_PARAMS, f"Invalid params: {action} must be a list of strings")
@@ -168,7 +169,7 @@ def _policy(params: dict[str, Any]) -> Policy:
     for action, entries in texts.items():
         for entry in entries or ():
             try:
-                rules[parse_rule(action, entry)] = None
+                rules.append(parse_rule(action, entry))
             except ValueError as error:
                 raise RpcError(INVALID_PARAMS, f"Invalid params: {action} {entry[:64]!r}: {error}") from None
-    return Policy(tuple(rules))
+    return Policy(RuleSet(rules))

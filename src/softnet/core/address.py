@@ -8,23 +8,17 @@ BROADCAST_IPV4 = 0xFFFFFFFF
 MAC_GROUP_BIT = 0x010000000000
 MAC_LOCAL_BIT = 0x020000000000
 
+_OCTETS = {str(octet): octet for octet in range(256)}  # a block list has 100,000 addresses
 _HEX = frozenset("0123456789abcdefABCDEF")
 
 
 def parse_ipv4(text: str) -> int:
     """ValueError unless `text` is a dotted quad."""
-    octets = text.split(".")
-    if len(octets) != 4:
-        raise ValueError(text)
-    address = 0
-    for octet in octets:
-        if not (octet.isascii() and octet.isdigit()) or len(octet) > 3:
-            raise ValueError(text)
-        value = int(octet)
-        if value > 255 or octet != str(value):
-            raise ValueError(text)
-        address = address << 8 | value
-    return address
+    try:
+        first, second, third, fourth = [_OCTETS[octet] for octet in text.split(".")]
+    except (KeyError, ValueError):
+        raise ValueError(text) from None
+    return first << 24 | second << 16 | third << 8 | fourth
 
 
 def format_ipv4(address: int) -> str:

@@ -24,7 +24,7 @@ from softnet.core.lease import Lease, LeaseEvent, Snooper
 from softnet.core.numbers import FULL, NO_PORT, OPENED, PORT_RULES
 from softnet.core.packet import View
 from softnet.core.ports import PortRules
-from softnet.core.prefix import LAST_ADDRESS, Interval, Prefix, Table, build, overlay
+from softnet.core.prefix import Table, build, entry, everywhere, overlay
 from softnet.core.reasons import (
     ARP_GATEWAY,
     ARP_MALFORMED,
@@ -145,9 +145,8 @@ class Filter:
 
     def expose(self, ports: Iterable[tuple[int, int]]) -> None:
         """The (protocol, port of the VM) whose incoming connections the VM may answer."""
-        nothing = [Interval(0, LAST_ADDRESS, 0)]
-        wanted = build(Prefix(protocol << 16 | port, 32, 1) for protocol, port in set(ports))
-        self._exposed = Table(overlay(wanted, nothing)) if wanted else None
+        wanted = [entry(protocol << 16 | port, 32, 1) for protocol, port in ports]
+        self._exposed = Table(overlay(build(wanted), everywhere(0))) if wanted else None
         self._renew_flows()
 
     def next_event(self, now: float) -> LeaseEvent | None:

@@ -1,6 +1,6 @@
 """What rules with ports say, behind the values of a `Table` that are no reason codes.
 
-A table's value below `PORT_RULES` is a reason. A value from there on stands for a pair: the most
+A table's value below `PORT_RULES` is a reason. A value from there on is a pair (`port_value`): the most
 specific prefix with port rules around the address (a node), and the reason that holds for the
 address where no port rule speaks. A node has disjoint spans of ports with a verdict each, and a
 parent, the next shorter prefix with port rules. So the storage is linear in the rules, and a
@@ -11,7 +11,7 @@ protocol and port. Only TCP and UDP have ports.
 from array import array
 from collections.abc import Sequence
 
-from softnet.core.numbers import NO_PORT, PORT_RULES, ROOT, TCP_BIT, UDP_BIT, UNDECIDED
+from softnet.core.numbers import NO_PORT, ROOT, TCP_BIT, UDP_BIT, UNDECIDED
 from softnet.core.prefix import Table
 from softnet.core.reasons import FRAGMENT
 
@@ -21,32 +21,28 @@ def port_key(node: int, protocol: int, port: int) -> int:
     return node << 17 | (protocol == 17) << 16 | port
 
 
+def port_value(node: int, fallback: int) -> int:
+    """A table's value for the addresses of a node; 24 bits at most."""
+    return (node + 1) << 8 | fallback
+
+
 class PortRules:
     """The read side: `lookup` for every packet whose address has a value from PORT_RULES on."""
 
-    __slots__ = ("_fallbacks", "_nodes", "_parents", "_protocols", "_spans")
+    __slots__ = ("_parents", "_protocols", "_spans")
 
-    def __init__(
-        self,
-        spans: Table,
-        parents: Sequence[int],
-        protocols: Sequence[int],
-        pairs: Sequence[tuple[int, int]],
-    ) -> None:
+    def __init__(self, spans: Table, parents: Sequence[int], protocols: Sequence[int]) -> None:
         """`parents` (ROOT for none) and `protocols` (bits, ancestors' included) are by node."""
         self._spans = spans
         self._parents = memoryview(array("I", parents))
         self._protocols = memoryview(array("I", protocols))
-        self._nodes = memoryview(array("I", [node for node, _fallback in pairs]))
-        self._fallbacks = memoryview(array("I", [fallback for _node, fallback in pairs]))
 
     def lookup(self, value: int, protocol: int, port: int) -> int:
         """The reason for a port, or NO_PORT where the packet shows none (a later fragment, cut short)."""
-        pair = value - PORT_RULES
-        fallback = self._fallbacks[pair]
+        fallback = value & 0xFF
         if protocol != 6 and protocol != 17:
             return fallback
-        node = self._nodes[pair]
+        node = (value >> 8) - 1
         if port >= NO_PORT:
             bit = TCP_BIT if protocol == 6 else UDP_BIT
             return FRAGMENT if self._protocols[node] & bit else fallback

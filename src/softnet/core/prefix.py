@@ -1,28 +1,27 @@
-"""A map from every IPv4 address to a small number, as sorted disjoint intervals.
+"""A map from every IPv4 address to a small number.
 
-`build` turns prefixes, where the longest match wins, into intervals; `overlay` lays one map over
-another. `Table` is the read side: a binary search over a flat array, between bounds that a
-directory over an address's top bits gives. The directory grows with the table (4 bytes to 256 KiB), so
-that a lookup stays a few steps at 100,000 rules, and a small policy pays nothing for it.
+A *layer* is an array of rows, one number each: an address above 32 bits of value. Rows are sorted, the
+first is at 0.0.0.0, and each holds up to the next. NOTHING is the value of addresses that a layer
+leaves to the one below. `build` makes a layer of prefixes, where the longest match wins; `overlay` lays
+one over another; `Table` is the read side.
+
+No object stands for a row: 100,000 rules are 100,000 numbers in, and 8 bytes a row all the way.
 """
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from softnet.core.ports import PortRules
 
+Layer: TypeAlias = "array[int]"
+
 LAST_ADDRESS = 0xFFFFFFFF
-DIRECTORIES = ((64, 0), (4096, 8), (LAST_ADDRESS, 16))  # up to so many intervals, so many top bits
-
-
-class Prefix(NamedTuple):
-    """`address` with its host bits cut off, `length` bits of it, and what it maps to."""
-
-    address: int
-    length: int
-    value: int
+NOTHING = 0xFFFFFFFF
+NOWHERE = 1 << 32  # behind the last address
+DIRECTORIES = ((64, 0), (4096, 8), (1 << 33, 16))  # up to so many rows, so many top bits
 
 
 class Interval(NamedTuple):
@@ -33,110 +32,136 @@ class Interval(NamedTuple):
     value: int
 
 
-def build(prefixes: Iterable[Prefix]) -> list[Interval]:
-    """The intervals that some prefix covers, sorted; the longest prefix wins.
+def entry(address: int, length: int, value: int) -> int:
+    """A prefix, its host bits cut off, and what it maps to (24 bits), as a number that sorts that way."""
+    return address << 32 | length << 24 | value
 
-    Prefixes nest or are disjoint, so one sweep with a stack of the open ones does it. Two entries
-    for the same prefix are the caller's mistake: which of them wins is the caller's to decide.
-    """
-    intervals: list[Interval] = []
-    open_prefixes: list[Interval] = []
-    cursor = 0
 
-    def emit(until: int, value: int) -> None:
-        nonlocal cursor
-        if until < cursor:
+def everywhere(value: int) -> Layer:
+    """The layer that maps every address to one value."""
+    return array("Q", [value])
+
+
+class Rows:
+    """A layer while it is written, from 0.0.0.0 on. `room` is the most rows that it may take."""
+
+    __slots__ = ("_rows", "_size", "_whole")
+
+    def __init__(self, room: int) -> None:
+        self._whole = array("Q", bytes(8 * room))
+        self._rows = memoryview(self._whole)
+        self._size = 0
+
+    def put(self, address: int, value: int) -> None:
+        """From `address` on it is `value`; the last word on an address holds. Behind the last is nowhere."""
+        if address >= NOWHERE:
             return
-        if intervals and intervals[-1].value == value and intervals[-1].last + 1 == cursor:
-            intervals[-1] = Interval(intervals[-1].first, until, value)
-        else:
-            intervals.append(Interval(cursor, until, value))
-        cursor = until + 1
+        if self._size and self._rows[self._size - 1] >> 32 == address:
+            self._size -= 1
+        if self._size == 0 or self._rows[self._size - 1] & NOTHING != value:
+            self._rows[self._size] = address << 32 | value
+            self._size += 1
 
-    for prefix in sorted(prefixes, key=lambda p: (p.address, p.length)):
-        first = prefix.address
-        last = first | (LAST_ADDRESS >> prefix.length)
-        while open_prefixes and open_prefixes[-1].last < first:
-            closed = open_prefixes.pop()
-            emit(closed.last, closed.value)
-        if open_prefixes:
-            emit(first - 1, open_prefixes[-1].value)
-        cursor = max(cursor, first)
-        open_prefixes.append(Interval(first, last, prefix.value))
-    while open_prefixes:
-        closed = open_prefixes.pop()
-        emit(closed.last, closed.value)
-    return intervals
+    def layer(self) -> Layer:
+        return self._whole[: self._size]
 
 
-def overlay(top: Sequence[Interval], bottom: Sequence[Interval]) -> list[Interval]:
-    """The sorted disjoint intervals of `top`, and those of `bottom` where `top` has none."""
-    merged: list[Interval] = list(top)
-    at = 0
-    for first, last, value in bottom:
-        while at < len(top) and top[at].last < first:
-            at += 1
-        cursor, look = first, at
-        while look < len(top) and top[look].first <= last:
-            if top[look].first > cursor:
-                merged.append(Interval(cursor, top[look].first - 1, value))
-            cursor = max(cursor, top[look].last + 1)
-            look += 1
-        if cursor <= last:
-            merged.append(Interval(cursor, last, value))
-    merged.sort()
-    return merged
+def build(entries: Iterable[int]) -> Layer:
+    """The layer of prefixes (`entry`): the longest wins; of one prefix's values, the largest.
+
+    Prefixes nest or are disjoint, so one sweep with a stack of the open ones does it.
+    """
+    ordered = sorted(entries)
+    rows = Rows(2 * len(ordered) + 1)
+    rows.put(0, NOTHING)
+    lasts, values, depth = [LAST_ADDRESS], [NOTHING], 0
+    for code in ordered:
+        first = code >> 32
+        value = code & 0xFFFFFF
+        while lasts[depth] < first:
+            after = lasts.pop() + 1
+            values.pop()
+            depth -= 1
+            rows.put(after, values[depth])
+        rows.put(first, value)
+        lasts.append(first | LAST_ADDRESS >> (code >> 24 & 0xFF))
+        values.append(value)
+        depth += 1
+    while depth:
+        after = lasts.pop() + 1
+        values.pop()
+        depth -= 1
+        rows.put(after, values[depth])
+    return rows.layer()
 
 
-def cross(top: Sequence[Interval], bottom: Sequence[Interval]) -> list[tuple[int, int, int, int]]:
-    """(first, last, value of `top`, value of `bottom`) wherever both have one; both sorted and disjoint."""
-    crossed: list[tuple[int, int, int, int]] = []
-    at = 0
-    for first, last, value in top:
-        while at < len(bottom) and bottom[at].last < first:
-            at += 1
-        look = at
-        while look < len(bottom) and bottom[look].first <= last:
-            low, high, below = bottom[look]
-            crossed.append((max(first, low), min(last, high), value, below))
-            look += 1
-    return crossed
+def overlay(top: Layer, bottom: Layer, through: int = 0) -> Layer:
+    """`top`, and `bottom` where `top` says NOTHING. The bits `through` of `bottom` are added to `top`'s."""
+    upper, lower = memoryview(top), memoryview(bottom)
+    rows = Rows(len(top) + len(bottom))
+    up = low = 0
+    above = below = NOTHING
+    while up < len(upper) or low < len(lower):
+        rise = upper[up] >> 32 if up < len(upper) else NOWHERE
+        turn = lower[low] >> 32 if low < len(lower) else NOWHERE
+        if rise <= turn:
+            above = upper[up] & NOTHING
+            up += 1
+        if turn <= rise:
+            below = lower[low] & NOTHING
+            low += 1
+        rows.put(min(rise, turn), below if above == NOTHING else above | below & through)
+    return rows.layer()
+
+
+def value_at(layer: Layer, address: int) -> int:
+    """What `layer` maps `address` to, for a question or two; a Table answers many."""
+    return layer[bisect_right(layer, address << 32 | NOTHING) - 1] & NOTHING
+
+
+def intervals(layer: Sequence[int]) -> list[Interval]:
+    """What a layer says, where it says anything."""
+    starts = [row >> 32 for row in layer] + [NOWHERE]
+    return [
+        Interval(row >> 32, after - 1, row & NOTHING)
+        for row, after in zip(layer, starts[1:], strict=True)
+        if row & NOTHING != NOTHING
+    ]
 
 
 class Table:
-    """Intervals that cover all addresses, frozen for lookups. `len()` is their number.
+    """A layer without gaps, frozen for lookups. `len()` is the number of its rows.
 
     `ports` is what resolves the values that are no reason codes (`softnet.core.ports`), if any is.
     """
 
     __slots__ = ("_directory", "_rows", "_shift", "ports", "size")
 
-    def __init__(self, intervals: Sequence[Interval], ports: "PortRules | None" = None) -> None:
-        """ValueError unless `intervals` are sorted, disjoint, and cover 0.0.0.0 to the end."""
+    def __init__(self, layer: Layer, ports: "PortRules | None" = None) -> None:
+        """ValueError unless `layer` maps every address."""
         self.ports = ports
-        expected = 0
-        rows = array("I")  # where an interval starts and its value, side by side: one line of the cache
-        for first, last, value in intervals:
-            if first != expected or last < first:
-                raise ValueError(f"intervals do not join at {first:#x}")
-            expected = last + 1
-            if rows and rows[-1] == value:
-                continue
-            rows.append(first)
-            rows.append(value)
-        if expected != LAST_ADDRESS + 1:
-            raise ValueError("intervals do not cover every address")
-        self._rows = memoryview(rows)
-        self.size = len(rows) // 2
+        self._rows = memoryview(layer)
+        self.size = len(layer)
+        self._check()
         self._index(next(bits for most, bits in DIRECTORIES if self.size <= most))
 
+    def _check(self) -> None:
+        before = 0
+        for at in range(self.size):
+            row = self._rows[at]
+            if row & NOTHING == NOTHING or (row >> 32 <= before >> 32 if at else row >> 32):
+                raise ValueError(f"not every address is mapped once at {row >> 32:#x}")
+            before = row
+        if not self.size:
+            raise ValueError("no address is mapped")
+
     def _index(self, bits: int) -> None:
-        """Entry `n` is the interval of the first address whose top `bits` are `n`; one more, the last."""
+        """Entry `n` is the row of the first address whose top `bits` are `n`; one more, the last."""
         self._shift = 32 - bits
         self._directory = memoryview(array("I", bytes(4 * ((1 << bits) + 1))))
         at = 0
         for slot in range(1 << bits):
-            while at + 1 < self.size and self._rows[2 * at + 2] <= slot << self._shift:
+            while at + 1 < self.size and self._rows[at + 1] >> 32 <= slot << self._shift:
                 at += 1
             self._directory[slot] = at
         self._directory[1 << bits] = self.size - 1
@@ -152,15 +177,11 @@ class Table:
         high = self._directory[slot + 1] + 1
         while high - low > 1:
             middle = (low + high) >> 1
-            if self._rows[2 * middle] <= address:
+            if self._rows[middle] >> 32 <= address:
                 low = middle
             else:
                 high = middle
-        return self._rows[2 * low + 1]
+        return self._rows[low] & NOTHING
 
     def intervals(self) -> list[Interval]:
-        """The intervals again, adjacent ones of one value joined."""
-        starts, values = list(self._rows)[::2], list(self._rows)[1::2]
-        ends = [start - 1 for start in starts[1:]] + [LAST_ADDRESS]
-        rows = zip(starts, ends, values, strict=True)
-        return [Interval(first, last, value) for first, last, value in rows]
+        return intervals(self._rows)
