@@ -15,7 +15,7 @@ one whose sink said that there was room and took nothing. The other direction go
 
 A direction with a rate is paused while it owes for what it read (`core.rate`): its source is not read,
 and where its frames wait is that source's own queue, which is bounded and not ours. Its batches are
-no larger than what a burst pays for. A source that says that it is gone is read to its end all the same.
+no larger than what 10 ms pay for. A source that says that it is gone is read to its end all the same.
 
 It runs unprivileged and for ever: until `stop`, or until one of the links says that its other side
 is gone. `Ending` says which. Other rooms take part through `watch` (a descriptor), `timers`,
@@ -91,7 +91,7 @@ class Way:
         self.sink = sink
         self.bucket = None if limit is None else Bucket(limit.bits, limit.packets, limit.burst)
         self.paused = False
-        frames = BATCH_FRAMES if self.bucket is None else min(BATCH_FRAMES, self.bucket.holds(slot))
+        frames = BATCH_FRAMES if self.bucket is None else min(BATCH_FRAMES, self.bucket.step(slot))
         self.batch = batch = Batch(frames, slot)
         self.direction = direction
         self.busy = UPLINK_BUSY if direction == FROM_VM else VM_BUSY

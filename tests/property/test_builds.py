@@ -201,6 +201,6 @@ def test_they_agree_on_what_is_owed() -> None:
                 for at, length in enumerate(lengths):
                     batch.append(b"")
                     batch.length[at] = length
-                answers = bucket.owed(now), bucket.charge(batch, now), bucket.holds(1536)
+                answers = bucket.owed(now), bucket.charge(batch, now), bucket.step(1536)
                 seen.append((*answers, bucket.pauses, bucket.paused))
             assert seen[0] == seen[1]

@@ -81,15 +81,16 @@ def test_pauses_are_counted_with_their_seconds() -> None:
 @pytest.mark.parametrize(
     ("bits", "packets", "burst", "frames"),
     [
-        (10**6, 0, 0.1, 8),
-        (64_000, 0, 0.005, 1),
+        (10**7, 0, 0.1, 8),
+        (10**7, 0, 0.005, 4),
+        (64_000, 0, 0.1, 1),
         (10**9, 10, 0.1, 1),
-        (0, 1000, 0.1, 100),
-        (10**11, 10**8, 10.0, 81_380_208),
+        (0, 1000, 0.1, 10),
+        (10**11, 10**8, 10.0, 81_380),
     ],
 )
-def test_how_many_frames_a_burst_pays_for(bits: int, packets: int, burst: float, frames: int) -> None:
-    assert Bucket(bits, packets, burst).holds(1536) == frames
+def test_how_much_to_read_at_once(bits: int, packets: int, burst: float, frames: int) -> None:
+    assert Bucket(bits, packets, burst).step(1536) == frames
 
 
 def test_the_longest_frames_at_the_least_rate_do_not_overflow() -> None:

@@ -14,6 +14,8 @@ costs nothing but the seconds that it repeats: a debt is a number of seconds, no
 
 from softnet.core.frames import Batch
 
+STEP = 0.01  # seconds: how evenly a saturated direction is read, and how often its reader wakes
+
 
 class Bucket:
     """`bits` and `packets` a second (0: no limit of that kind), and how many seconds of unused rate it holds.
@@ -33,10 +35,10 @@ class Bucket:
         self._packets_owed = -burst
         self._at = 0.0
 
-    def holds(self, slot: int) -> int:
-        """How many frames of `slot` bytes a full bucket pays for, and one at least."""
+    def step(self, slot: int) -> int:
+        """How many frames of `slot` bytes to read at once: what STEP or a shorter burst pays for, or one."""
         each = max(8 * slot * self._bit, self._packet)
-        return max(1, int(self._burst / each))
+        return max(1, int(min(self._burst, STEP) / each))
 
     def charge(self, batch: Batch, now: float) -> float:
         """A batch was read. Returns what is owed now, in seconds; 0.0 for nothing."""
