@@ -7,6 +7,7 @@ everything that opens or judges. It holds no descriptor that it owns and opens n
 from typing import NamedTuple
 
 from softnet.core.address import format_ipv4
+from softnet.limits import Rates
 from softnet.policy import Policy
 
 TCP = "tcp"
@@ -74,3 +75,4 @@ class Settings(NamedTuple):
     mtu: int = DEFAULT_MTU
     ignore_client_id: bool = False
     offload: bool = True
+    rates: Rates = Rates()

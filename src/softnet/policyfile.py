@@ -6,6 +6,7 @@
     expose = ["2222:22"]                          # as --expose takes them
     deny = "reject"                               # or "drop"
     deny-rate = 100                               # answers a second, at most
+    rate = "20mbit,5kpps"                         # as --rate takes it, or a list of such strings
 
 Every mistake is a FileError that says file, line and column. TOML's reader keeps no places, so `_place`
 finds them again; for what it cannot find it says the line of the key.
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from softnet.config import DROP, REJECT, Expose
 from softnet.errors import ConfigError
+from softnet.limits import Rates, add_rate
 from softnet.policy import Policy
 from softnet.rules import ALLOW, BLOCK, parse_rule
 from softnet.ruleset import RuleSet
@@ -30,7 +32,7 @@ DENY_ACTIONS = (DROP, REJECT)
 LARGEST_RATE = 10_000
 LARGEST_FILE = 4 << 20
 
-_KEYS = ("version", ALLOW, BLOCK, "expose", "deny", "deny-rate")
+_KEYS = ("version", ALLOW, BLOCK, "expose", "deny", "deny-rate", "rate")
 _POSITION = re.compile(r" \(at line (\d+), column (\d+)\)$")
 
 
@@ -48,6 +50,7 @@ class PolicyFile(NamedTuple):
     expose: tuple[Expose, ...] = ()
     deny: str | None = None
     deny_rate: int | None = None
+    rates: Rates = Rates()
 
 
 def read(path: str) -> str:
@@ -98,7 +101,7 @@ class _File:
         lists = (self._each(action, partial(parse_rule, action)) for action in (ALLOW, BLOCK))
         rules = RuleSet(chain.from_iterable(lists))
         expose = tuple(dict.fromkeys(self._each("expose", parse_expose)))
-        return PolicyFile(Policy(rules), expose, self._deny(), self._rate())
+        return PolicyFile(Policy(rules), expose, self._deny(), self._deny_rate(), self._rates())
 
     def _each(self, key: str, parse: Callable[[str], T]) -> Iterator[T]:
         entries = self._content.get(key, [])
@@ -118,11 +121,24 @@ class _File:
             raise self._error(f"deny must be {' or '.join(map(repr, DENY_ACTIONS))}", "deny", 0)
         return deny if isinstance(deny, str) else None
 
-    def _rate(self) -> int | None:
+    def _deny_rate(self) -> int | None:
         rate = self._content.get("deny-rate")
         if rate is not None and (type(rate) is not int or not 1 <= rate <= LARGEST_RATE):
             raise self._error(f"deny-rate must be a number from 1 to {LARGEST_RATE}", "deny-rate")
         return rate
+
+    def _rates(self) -> Rates:
+        rates = Rates()
+        given = self._content.get("rate", [])
+        texts = given if isinstance(given, list) else [given]
+        for at, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise self._error("rate must be a string or a list of strings", "rate")
+            try:
+                rates = add_rate(rates, text)
+            except ValueError as error:
+                raise self._error(f"rate {text!r}: {error}", "rate", at) from None
+        return rates
 
     def _error(self, problem: str, key: str, string: int | None = None) -> FileError:
         return FileError(self._path, *_place(self._text, key, string), problem)

@@ -9,6 +9,7 @@ from softnet import policy, policyfile
 from softnet.cli.options import parse_expose
 from softnet.config import Expose
 from softnet.errors import ConfigError
+from softnet.limits import Limit, Rates
 from softnet.policyfile import FileError, PolicyFile
 
 WHOLE = """\
@@ -20,6 +21,7 @@ block = ["0.0.0.0/0"]
 expose = ["2222:22", "127.0.0.1:5353:53/udp"]
 deny = "reject"
 deny-rate = 50
+rate = ["from-vm:20mbit,5kpps", 'to-vm:1gbit,burst=50ms']
 """
 
 
@@ -33,7 +35,13 @@ def test_a_whole_file() -> None:
         (Expose(None, 2222, 22), Expose(0x7F000001, 5353, 53, "udp")),
         "reject",
         50,
+        Rates(Limit(20_000_000, 5000), Limit(10**9, 0, 0.05)),
     )
+
+
+def test_one_rate_for_both_directions() -> None:
+    limit = Limit(64_000)
+    assert parse('version = 1\nrate = "64kbit"').rates == Rates(limit, limit)
 
 
 def test_the_least_file() -> None:
@@ -65,6 +73,15 @@ def test_the_least_file() -> None:
         ('version = 1\ndeny = "ignore"', "2:8", "deny must be 'drop' or 'reject'"),
         ("version = 1\ndeny-rate = 0", "2:1", "deny-rate must be a number from 1 to 10000"),
         ("version = 1\ndeny-rate = 1.5", "2:1", "deny-rate must be a number"),
+        ("version = 1\nrate = 20", "2:1", "rate must be a string or a list of strings"),
+        ('version = 1\nrate = ["1mbit", 20]', "2:1", "rate must be a string or a list of strings"),
+        ('version = 1\nrate = "20mb"', "2:8", "rate '20mb': '20mb' is neither a bit rate"),
+        ('version = 1\nrate = "63kbit"', "2:8", "'63kbit' is not from 64kbit to 100gbit"),
+        (
+            'version = 1\nrate = [\n  "from-vm:1mbit",  # slow\n  "2mbit",\n]',
+            "4:3",
+            "rate '2mbit': from-vm has a rate already, 1mbit,burst=100ms",
+        ),
         ("version = 1\nallow = [", "2:10", "Invalid value"),
         ("version = 1\nversion = 1", "2:12", "Cannot overwrite a value"),
         ("version 1", "1:9", "Expected '='"),

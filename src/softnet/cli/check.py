@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from softnet import policyfile
 from softnet.cli import options, running
 from softnet.control.methods import lists
+from softnet.events import DIRECTIONS
 from softnet.policy import Facts, compile_inbound, compile_policy
 
 USAGE = "softnet check FILE [--json]"
@@ -24,6 +25,10 @@ def main(argv: Sequence[str]) -> int:
             "expose": [str(port) for port in found.expose],
             "deny": found.deny,
             "denyRate": found.deny_rate,
+            "rate": {
+                direction: None if limit is None else str(limit)
+                for direction, limit in zip(DIRECTIONS, found.rates, strict=True)
+            },
         }
         running.show_json(lists(found.policy) | {"stateful": found.policy.stateful} | rest)
         return 0

@@ -26,6 +26,7 @@ from softnet.config import (
 )
 from softnet.core.address import MAC_GROUP_BIT, format_ipv4, mask_of, parse_ipv4, parse_mac
 from softnet.errors import ConfigError, SoftnetError
+from softnet.limits import Rates, add_rate
 from softnet.policy import Policy
 from softnet.policyfile import PolicyFile
 from softnet.uplinks.select import default_choice, parse_choice
@@ -118,6 +119,13 @@ def add_policy_options(parser: argparse.ArgumentParser) -> None:
         help="[BIND:]EXTERNAL:INTERNAL[/tcp|/udp]: ports of the host that lead to the VM",
     )
     add("--deny", metavar="drop|reject", help="drop what is refused, or answer it (default: drop)")
+    add(
+        "--rate",
+        metavar="RATE",
+        action="append",
+        default=[],
+        help="[from-vm:|to-vm:]20mbit[,5kpps][,burst=50ms]: read no faster (docs/rate.md)",
+    )
 
 
 def policy_from(options: argparse.Namespace) -> PolicyFile:
@@ -136,6 +144,7 @@ def policy_from(options: argparse.Namespace) -> PolicyFile:
         tuple(dict.fromkeys(file.expose + expose)),
         deny or file.deny or DROP,
         file.deny_rate or DEFAULT_DENY_RATE,
+        _rates(options.rate) if options.rate else file.rates,
     )
 
 
@@ -164,6 +173,7 @@ def settings_from(options: argparse.Namespace, vm_mac: int) -> Settings:
         mtu=number("--mtu", options.mtu, MIN_MTU, MAX_MTU),
         ignore_client_id=options.ignore_client_id,
         offload=not options.no_offload,
+        rates=wanted.rates,
     )
 
 
@@ -206,6 +216,18 @@ def parse_expose(text: str) -> Expose:
     except ValueError:
         raise ValueError(f"the address {fields[0]!r} is not an IPv4 address") from None
     return Expose(bind or None, int(fields[-2]), int(fields[-1]), protocol or TCP)
+
+
+def _rates(texts: Sequence[str]) -> Rates:
+    """What `--rate`, given so often, says of both directions."""
+    rates = Rates()
+    for text in texts:
+        try:
+            rates = add_rate(rates, text)
+        except ValueError as error:
+            remedy = "write for example 20mbit or from-vm:20mbit,5kpps,burst=50ms"
+            raise ConfigError("--rate", repr(text), str(error), remedy) from None
+    return rates
 
 
 def _each(option: str, lists: Sequence[str], parse: Callable[[str], _Part], remedy: str) -> tuple[_Part, ...]:

@@ -26,8 +26,8 @@ def main(argv: Sequence[str]) -> int:
     running.add_json_option(parser)
     chosen = parser.parse_args(list(argv))
     given = options.policy_from(chosen)
-    if chosen.expose or chosen.deny:
-        raise options.UsageError("--expose and --deny are for the start; only rules can be replaced")
+    if chosen.expose or chosen.deny or chosen.rate:
+        raise options.UsageError("--expose, --deny and --rate are for the start; only rules can be replaced")
     if chosen.verb in ("allow", "block"):
         after = _add(chosen.vm, chosen.verb, chosen.rules)
     elif chosen.rules:
