@@ -6,6 +6,7 @@ from bisect import bisect_right
 
 import pytest
 
+from softnet.core.frames import Batch
 from softnet.core.prefix import (
     LAST_ADDRESS,
     NOTHING,
@@ -204,3 +205,16 @@ def test_a_table_of_any_size_answers_like_its_rows(count: int) -> None:
         for address in {max(edge - 1, 0), min(edge, LAST_ADDRESS)}:
             expected = rows[bisect_right(firsts, address) - 1] & NOTHING
             assert table.lookup(address) == expected, hex(address)
+
+
+@pytest.mark.parametrize("count", [1, 1000, 6000])
+def test_warming_reads_no_further_than_the_batch(count: int) -> None:
+    """Frames shorter than the field, of nothing, at the arena's very end: never an error."""
+    table = Table(overlay(build(entry(at << 12, 20, at & 1) for at in range(count)), EVERYTHING))
+    batch = Batch(4, 64)
+    for at, frame in enumerate((bytes(64), b"\xff" * 64, b"", bytes(range(31)))):
+        batch.append(frame)
+        batch.offset[at] = (0, 64, 256, 225)[at]
+    for field in (0, 26, 30, 31, 63, 64, 1 << 20):
+        table.warm(batch, field)
+    assert [table.lookup(0), table.lookup(LAST_ADDRESS)] == [0, 9]

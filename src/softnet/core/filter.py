@@ -182,6 +182,7 @@ class Filter:
 
     def judge_vm(self, batch: Batch, now: float) -> None:
         """A verdict for each frame that came from the VM."""
+        self._table.warm(batch, 30)
         self._view = View(batch.data)
         for at in range(batch.count):
             length = batch.length[at]
@@ -193,6 +194,8 @@ class Filter:
 
     def judge_uplink(self, batch: Batch, now: float) -> None:
         """A verdict for each frame on its way to the VM."""
+        if self._inbound is not None:
+            self._inbound.warm(batch, 26)
         self._view = View(batch.data)
         for at in range(batch.count):
             length = batch.length[at]

@@ -1,5 +1,7 @@
 cimport cython
 
+from softnet.core.frames cimport Batch
+
 
 @cython.final
 cdef class Rows:
@@ -27,9 +29,12 @@ cdef class Table:
     cdef readonly object ports
     cdef unsigned int[::1] _directory
     cdef int _shift
+    cdef unsigned long long _seen
     @cython.locals(at="Py_ssize_t", row="unsigned long long", before="unsigned long long")
     cdef void _check(self) except *
     @cython.locals(at="Py_ssize_t", slot="unsigned long long")
     cdef void _index(self, int bits) except *
     @cython.locals(slot="unsigned long long", low="Py_ssize_t", high="Py_ssize_t", middle="Py_ssize_t")
     cpdef unsigned int lookup(self, unsigned int address)
+    @cython.locals(seen="unsigned long long", at="unsigned int", place="size_t", slot="unsigned long long")
+    cpdef void warm(self, Batch batch, size_t field) except *
