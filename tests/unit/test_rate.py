@@ -72,10 +72,13 @@ def test_pauses_are_counted_with_their_seconds() -> None:
     bucket.charge(batch_of(60), NOW)
     assert bucket.pauses == 0
     bucket.charge(batch_of(*[60] * 5), NOW)
-    bucket.owed(NOW + 1)
-    bucket.charge(batch_of(*[60] * 3), NOW + 1)
-    assert bucket.pauses == 2
-    assert bucket.paused == pytest.approx(0.05 + 0.02)
+    assert (bucket.pauses, bucket.paused) == (1, 0.0)
+    bucket.owed(NOW + 0.02)
+    assert bucket.paused == pytest.approx(0.02), "as far as it has come"
+    bucket.owed(NOW + 0.06)
+    assert bucket.paused == pytest.approx(0.06), "until the reader looked"
+    bucket.charge(batch_of(*[60] * 3), NOW + 5)
+    assert (bucket.pauses, bucket.paused) == (2, pytest.approx(0.06))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ STEP = 0.01  # seconds: how evenly a saturated direction is read, and how often 
 class Bucket:
     """`bits` and `packets` a second (0: no limit of that kind), and how many seconds of unused rate it holds.
 
-    `pauses` counts the debts, `paused` their seconds.
+    `pauses` counts the debts, `paused` the seconds until each was seen to be paid.
     """
 
     __slots__ = ("_at", "_bit", "_bits_owed", "_burst", "_packet", "_packets_owed", "paused", "pauses")
@@ -51,7 +51,6 @@ class Bucket:
         owed = self._owed()
         if owed > 0.0:
             self.pauses += 1
-            self.paused += owed
         return owed
 
     def owed(self, now: float) -> float:
@@ -63,6 +62,8 @@ class Bucket:
         passed = now - self._at
         self._at = now
         if passed > 0.0:
+            if self._owed() > 0.0:
+                self.paused += passed
             self._bits_owed -= passed
             self._packets_owed -= passed
         if self._bits_owed < -self._burst:
