@@ -50,6 +50,9 @@ FAMILIES = (
     ("softnet_uptime_seconds", "gauge", "Seconds since the filter started."),
     ("softnet_frames_total", "counter", "Frames by direction, reason and verdict (pass or drop)."),
     ("softnet_bytes_total", "counter", "Bytes of the frames that passed, Ethernet headers included."),
+    ("softnet_rate_limit", "gauge", "What --rate allows a second, by unit; absent without such a limit."),
+    ("softnet_rate_pauses_total", "counter", "Pauses in reading that --rate made."),
+    ("softnet_rate_paused_seconds_total", "counter", "Seconds that those pauses took."),
     ("softnet_lease", "gauge", "1 while the VM holds a DHCP lease, 0 while it does not."),
     ("softnet_lease_seconds", "gauge", "Seconds until the lease ends; absent for an endless one."),
     ("softnet_flows", "gauge", "Connections that stateful rules and exposed ports follow."),
@@ -77,6 +80,9 @@ def _samples(snapshot: Mapping[str, Any]) -> Iterable[tuple[str, Labels, float]]
             )
     for direction, count in snapshot["bytes"].items():
         yield "softnet_bytes_total", {"direction": direction}, count
+    for direction, rate in snapshot["rate"].items():
+        if rate is not None:
+            yield from _rate_samples({"direction": direction}, rate)
     yield "softnet_lease", {}, lease is not None
     if lease is not None and lease["seconds"] is not None:
         yield "softnet_lease_seconds", {}, lease["seconds"]
@@ -88,6 +94,14 @@ def _samples(snapshot: Mapping[str, Any]) -> Iterable[tuple[str, Labels, float]]
     yield "softnet_refused_flows_unreported_total", {}, snapshot["unreported"]
     yield "softnet_events_total", {}, snapshot["events"]["written"]
     yield "softnet_events_lost_total", {}, snapshot["events"]["lost"]
+
+
+def _rate_samples(labels: Labels, rate: Mapping[str, Any]) -> Iterable[tuple[str, Labels, float]]:
+    for unit in ("bits", "packets"):
+        if rate[unit]:
+            yield "softnet_rate_limit", {**labels, "unit": unit}, rate[unit]
+    yield "softnet_rate_pauses_total", labels, rate["pauses"]
+    yield "softnet_rate_paused_seconds_total", labels, rate["paused"]
 
 
 def _labels(labels: Labels) -> str:

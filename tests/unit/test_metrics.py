@@ -24,6 +24,10 @@ SNAPSHOT: dict[str, Any] = {
     "uplink": 'unix=/tmp/a "quoted"\\path\n',
     "uptime": 12.5,
     "lease": {"seconds": 599.25},
+    "rate": {
+        "from-vm": {"bits": 20_000_000, "packets": 5000, "burst": 0.1, "pauses": 12, "paused": 1.25},
+        "to-vm": None,
+    },
     "frames": {"from-vm": {"pass-global": 10, "blocked": 3}, "to-vm": {"pass-inbound": 2**53 + 1}},
     "bytes": {"from-vm": 1000, "to-vm": 2000},
     "flows": 7,
@@ -53,12 +57,26 @@ def test_the_official_parser_reads_every_sample() -> None:
     vm = "vm=52:54:00:12:34:56"
     assert found["softnet_frames_total", f"direction=from-vm,reason=blocked,verdict=drop,{vm}"] == 3
     assert found["softnet_frames_total", f"direction=from-vm,reason=pass-global,verdict=pass,{vm}"] == 10
+    assert found["softnet_rate_limit", f"direction=from-vm,unit=bits,{vm}"] == 20_000_000
+    assert found["softnet_rate_limit", f"direction=from-vm,unit=packets,{vm}"] == 5000
+    assert found["softnet_rate_pauses_total", f"direction=from-vm,{vm}"] == 12
+    assert found["softnet_rate_paused_seconds_total", f"direction=from-vm,{vm}"] == 1.25
+    assert ("softnet_rate_pauses_total", f"direction=to-vm,{vm}") not in found
     assert found["softnet_lease", vm] == 1
     assert found["softnet_lease_seconds", vm] == 599.25
     assert found["softnet_lease", "vm=52:54:00:00:00:01"] == 0
     assert ("softnet_lease_seconds", "vm=52:54:00:00:00:01") not in found
     assert found["softnet_info", f'uplink=unix=/tmp/a "quoted"\\path\n,version=1.0,{vm}'] == 1
     assert {name for name, _labels in found} == {name for name, _kind, _text in FAMILIES}
+
+
+def test_only_the_limits_that_there_are() -> None:
+    packets_alone = SNAPSHOT["rate"]["from-vm"] | {"bits": 0}
+    for rate, units in ((packets_alone, ["packets"]), (None, [])):
+        found = samples(render([SNAPSHOT | {"rate": {"from-vm": rate, "to-vm": None}}]))
+        limits = [labels for name, labels in found if name == "softnet_rate_limit"]
+        assert [labels.split("unit=")[1].split(",")[0] for labels in limits] == units
+        assert any(name.startswith("softnet_rate") for name, _labels in found) == bool(units)
 
 
 def test_promtool_finds_nothing_to_say() -> None:

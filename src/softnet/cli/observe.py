@@ -46,7 +46,7 @@ from softnet.policy import (
     explain,
     host_addresses,
 )
-from softnet.rules import ALLOW, IN, OUT, Rule, order
+from softnet.rules import ALLOW, IN, OUT, Rule
 
 if TYPE_CHECKING:
     from softnet.control.protocol import Method
@@ -289,11 +289,12 @@ class Observer:
         self._tell_policy(self._live.policy)
 
     def _tell_policy(self, policy: Policy) -> None:
-        ordered = sorted(policy.rules, key=order)
+        if self._log is None:
+            return  # a block list is long to spell for nobody
         self._narrator.tell(
             "policy",
-            allow=[rule.text for rule in ordered if rule.action == ALLOW],
-            block=[rule.text for rule in ordered if rule.action != ALLOW],
+            allow=[rule.text for rule in policy.rules if rule.action == ALLOW],
+            block=[rule.text for rule in policy.rules if rule.action != ALLOW],
             stateful=policy.stateful,
         )
 
@@ -310,6 +311,17 @@ class Observer:
             "bytes": {DIRECTIONS[side]: judge.passed_bytes(side) for side in sides},
         }
 
+    def _rates(self) -> dict[str, Any]:
+        """By direction: the limit, and how often and how long it kept the source from being read."""
+        seen: dict[str, Any] = {}
+        limits = zip(DIRECTIONS, self._settings.rates, self._forwarder.buckets, strict=True)
+        for direction, limit, bucket in limits:
+            seen[direction] = None
+            if limit is not None and bucket is not None:
+                counts = {"pauses": bucket.pauses, "paused": round(bucket.paused, 6)}
+                seen[direction] = limit._asdict() | {"limit": str(limit)} | counts
+        return seen
+
     def _snapshot(self) -> dict[str, Any]:
         """What `softnet.stats` answers; docs/control.md says what each means."""
         settings, log = self._settings, self._log
@@ -321,6 +333,7 @@ class Observer:
             "uptime": round(clock.now() - self._started, 3),
             "time": round(time.time(), 3),
             "lease": self._lease(),
+            "rate": self._rates(),
             "flows": self._forwarder.filter.flows,
             "flowLimit": FLOWS,
             "rules": len(self._live.policy.rules),

@@ -19,7 +19,7 @@ from contextlib import ExitStack, closing, suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from softnet import privilege
+from softnet import limits, privilege
 from softnet.cli import COMMANDS, complain, options
 from softnet.cli.observe import Doors, LivePolicy, Observer
 from softnet.config import Settings
@@ -29,6 +29,7 @@ from softnet.core.reasons import FROM_VM, TO_VM
 from softnet.errors import UplinkError
 from softnet.expose import Relay, filter_ports
 from softnet.forwarder import UPLINK_GONE, Forwarder
+from softnet.limits import Rates
 from softnet.links import Link, attach
 from softnet.links.listen import Listener, listen_path
 from softnet.policy import compile_inbound, compile_policy
@@ -155,7 +156,7 @@ def serve(
         observer = undo.enter_context(closing(Observer(settings, live, forwarder, doors)))
         folders = doors.own_folders() + (source.own_folders() if isinstance(source, Listener) else [])
         privilege.confine(reports, writable=folders, signals=settings.uplink.kind == USER)
-        return _forward(forwarder, observer, stop, supervisor, summary)
+        return _forward(settings, forwarder, observer, stop, supervisor, summary)
 
 
 def _compose(settings: Settings, vm: Link, uplink: Uplink) -> Forwarder:
@@ -166,7 +167,7 @@ def _compose(settings: Settings, vm: Link, uplink: Uplink) -> Forwarder:
     judge = Filter(settings.vm_mac, mtu, table, facts.gateway, facts.gateway_mac)
     judge.set_table(table, compile_inbound(settings.policy, facts))
     judge.expose(filter_ports(settings.expose))
-    return Forwarder(judge, vm, uplink.link, _slot(mtu))
+    return Forwarder(judge, vm, uplink.link, _slot(mtu), settings.rates)
 
 
 def _follow_lease(publisher: Publisher, event: LeaseEvent) -> None:
@@ -204,6 +205,7 @@ def _slot(mtu: int) -> int:
 
 
 def _forward(
+    settings: Settings,
     forwarder: Forwarder,
     observer: Observer,
     stop: "_Stop",
@@ -211,7 +213,7 @@ def _forward(
     summary: bool,
 ) -> int:
     stop.attach(forwarder)
-    signal.signal(signal.SIGUSR1, lambda _number, _frame: _summarize(forwarder.filter))
+    signal.signal(signal.SIGUSR1, lambda _number, _frame: _summarize(forwarder, settings.rates))
     if supervisor is not None:
         forwarder.watch(supervisor.fileno(), lambda _now: _end_of_supervisor(supervisor, forwarder))
         supervisor.send(b"\n")
@@ -221,7 +223,7 @@ def _forward(
     forwarder.release()
     observer.ended(ending)
     if summary:
-        _summarize(forwarder.filter)
+        _summarize(forwarder, settings.rates)
     if ending == UPLINK_GONE:
         raise UplinkError("the other side of the uplink is gone; restart it, then start the VM again")
     return 0
@@ -286,8 +288,13 @@ class _Stop:
             self._forwarder.stop()
 
 
-def _summarize(judge: Filter) -> None:
-    """One line a direction: how many frames ended in each reason."""
-    for direction, name in ((FROM_VM, "from-vm"), (TO_VM, "to-vm")):
-        counts = judge.counts(direction)
+def _summarize(forwarder: Forwarder, rates: Rates) -> None:
+    """One line a direction: how many frames ended in each reason; one more if it has a rate."""
+    directions = ((FROM_VM, limits.FROM_VM), (TO_VM, limits.TO_VM))
+    for direction, name in directions:
+        counts = forwarder.filter.counts(direction)
         complain(f"{name} " + (" ".join(f"{reason}={count}" for reason, count in counts.items()) or "none"))
+    for direction, name in directions:
+        bucket = forwarder.buckets[direction]
+        if bucket is not None:
+            complain(f"rate {name} {rates[direction]}: pauses={bucket.pauses} paused={bucket.paused:.3f}s")

@@ -28,6 +28,9 @@ def main(argv: Sequence[str]) -> int:
     print(f"{seen['rules']} rules, {seen['flows']} connections followed, {seen['rejects']} refusals answered")
     for direction, counts in seen["frames"].items():
         print(f"\n{direction}: {running.quantity(seen['bytes'][direction])} bytes passed")
+        rate = seen["rate"][direction]
+        if rate is not None:
+            print(f"  at most {rate['limit']}: {rate['pauses']} pauses, {rate['paused']:.3f} s in all")
         for reason, count in sorted(counts.items(), key=lambda pair: -pair[1]):
             sentence = BY_NAME[reason].sentence if reason in BY_NAME else ""
             print(f"  {count:>12}  {reason:<15} {sentence}")

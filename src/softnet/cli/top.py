@@ -55,13 +55,14 @@ def screen(before: dict[str, Any], seen: dict[str, Any], refusals: list[dict[str
     address = "no lease" if lease is None else lease["address"]
     lines = [f"{seen['vm']}  {address}  {seen['uplink']}  up {running.duration(seen['uptime'])}"]
     lines.append(f"{seen['rules']} rules  {seen['flows']} connections  {seen['rejects']} answered")
-    lines += ["", f"{'':<9}{'frames/s':>10}{'Mbit/s':>10}{'refused/s':>11}"]
+    lines += ["", f"{'':<9}{'frames/s':>10}{'Mbit/s':>10}{'refused/s':>11}{'paused':>8}"]
     for direction in seen["frames"]:
         frames = _grown(before, seen, direction, passing=True) / seconds
         bits = (seen["bytes"][direction] - before["bytes"][direction]) * 8e-6 / seconds
         refused = _grown(before, seen, direction, passing=False) / seconds
         lines.append(
             f"{direction:<9}{running.quantity(frames):>10}{bits:>10.1f}{running.quantity(refused):>11}"
+            f"{_paused(before, seen, direction, seconds):>8}"
         )
     lines += ["", "REFUSED BY REASON"]
     for direction, counts in seen["frames"].items():
@@ -83,6 +84,14 @@ def refusal_line(refusal: dict[str, Any]) -> str:
     rule = f"  by {refusal['rule']}" if refusal["rule"] else ""
     protocol = refusal.get("protocol", "")
     return f"  {refusal['time'][11:19]} {refusal['reason']:<14} {protocol:<5} {what}{rule}"
+
+
+def _paused(before: dict[str, Any], seen: dict[str, Any], direction: str, seconds: float) -> str:
+    """How much of the time `--rate` kept a direction from being read."""
+    if seen["rate"][direction] is None:
+        return "-"
+    paused = seen["rate"][direction]["paused"] - before["rate"][direction]["paused"]
+    return f"{min(paused / seconds, 1):.0%}"
 
 
 def _grown(before: dict[str, Any], seen: dict[str, Any], direction: str, passing: bool) -> int:
