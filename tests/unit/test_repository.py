@@ -23,7 +23,7 @@ MOST_LINES = 600
 ROOMS = (
     {"core"},
     {"errors", "clock", "pcapng"},
-    {"rules"},
+    {"rules", "limits"},
     {"ruleset"},
     {"policy"},
     {"config", "privilege"},
@@ -31,7 +31,7 @@ ROOMS = (
     {"dhcp_server"},
     {"uplinks"},
     {"forwarder"},
-    {"expose", "events", "metrics", "capture", "control", "reporting", "doctor"},
+    {"expose", "events", "metrics", "capture", "control", "reporting", "doctor", "txqueue"},
     {"cli"},
     {"__main__"},
 )

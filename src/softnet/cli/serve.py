@@ -137,6 +137,7 @@ def serve(
             doors = undo.enter_context(closing(Doors(settings)))
         with privilege.acting_as(privilege.asker() if settings.uplink.kind == "unix" else None):
             uplink = undo.enter_context(closing(open_uplink(settings, settings.policy)))
+        _fit_queue(settings, uplink)
         relay = undo.enter_context(closing(Relay(settings.expose if uplink.publisher is None else ())))
         addresses = _address_watch(settings)
         if addresses is not None:
@@ -157,6 +158,14 @@ def serve(
         folders = doors.own_folders() + (source.own_folders() if isinstance(source, Listener) else [])
         privilege.confine(reports, writable=folders, signals=settings.uplink.kind == USER)
         return _forward(settings, forwarder, observer, stop, supervisor, summary)
+
+
+def _fit_queue(settings: Settings, uplink: Uplink) -> None:
+    """Where frames wait for a reader that has a rate, not seconds of them. Before the drop."""
+    if settings.rates.to_vm is not None and settings.uplink.kind in PRIVILEGED and sys.platform == "linux":
+        from softnet import txqueue
+
+        txqueue.shorten(uplink.link.fileno(), settings.rates.to_vm, uplink.mtu + ETHERNET_HEADER)
 
 
 def _compose(settings: Settings, vm: Link, uplink: Uplink) -> Forwarder:
