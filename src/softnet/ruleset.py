@@ -1,18 +1,19 @@
 """A set of rules in little memory: 100,000 block-listed prefixes are 800 KB, and found by bisection.
 
 A rule that is an address or prefix and nothing else is one number, `prefix.entry` with the direction and
-the reason for its value; the numbers are sorted. Rules with ports or a name in them stay `Rule`s, in the
-order they were given. Every rule is in it once.
+the reason for its value; the numbers are sorted, and become a `Rule` again when somebody looks. Rules with
+ports or a name in them stay `Rule`s, in the order they were given. Every rule is in it once.
 """
 
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from heapq import merge
 
 from softnet.core.address import mask_of
 from softnet.core.prefix import entry
 from softnet.core.reasons import BLOCKED, PASS_RULE
-from softnet.rules import ALLOW, BLOCK, IN, OUT, Rule, Target
+from softnet.rules import ALLOW, BLOCK, IN, OUT, Rule, Target, order
 
 _WAYS = ("", IN, OUT)
 _WAY = {direction: way << 8 for way, direction in enumerate(_WAYS)}
@@ -34,7 +35,7 @@ def _decoded(code: int) -> Rule:
 
 
 class RuleSet:
-    """Immutable. Iterates over the plain rules by address, length and direction, then over the `others`."""
+    """Immutable. Iterates in the order of normalised lists; `others` are those that are no numbers."""
 
     __slots__ = ("_plain", "directed", "others")
 
@@ -60,8 +61,7 @@ class RuleSet:
         return len(self._plain) + len(self.others)
 
     def __iter__(self) -> Iterator[Rule]:
-        yield from map(_decoded, self._plain)
-        yield from self.others
+        return merge(map(_decoded, self._plain), sorted(self.others, key=order), key=order)
 
     def __contains__(self, rule: Rule) -> bool:
         code = _encoded(rule)
@@ -79,6 +79,8 @@ class RuleSet:
         return hash((self._plain.tobytes(), frozenset(self.others)))
 
     def __or__(self, other: "RuleSet") -> "RuleSet":
+        if not self or not other:
+            return self or other
         both = RuleSet()
         both._hold(self._plain + other._plain, dict.fromkeys(self.others + other.others))
         return both

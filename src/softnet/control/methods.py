@@ -17,7 +17,7 @@ from softnet.control.protocol import INVALID_PARAMS, Method, RpcError
 from softnet.core.address import parse_ipv4
 from softnet.errors import ConfigError
 from softnet.policy import Policy
-from softnet.rules import ALLOW, BLOCK, IN, LAST_PORT, OUT, Rule, order, parse_rule
+from softnet.rules import ALLOW, BLOCK, IN, LAST_PORT, OUT, Rule, parse_rule
 from softnet.ruleset import RuleSet
 
 REVISION_CONFLICT = -32001
@@ -98,8 +98,8 @@ class PolicyMethods:
 
 def lists(policy: Policy) -> dict[str, Any]:
     """The rules as a set would take them."""
-    ordered = sorted(policy.rules, key=order)
-    return {action: [rule.text for rule in ordered if rule.action == action] for action in (ALLOW, BLOCK)}
+    actions = (ALLOW, BLOCK)
+    return {action: [rule.text for rule in policy.rules if rule.action == action] for action in actions}
 
 
 def only(params: dict[str, Any], known: tuple[str, ...]) -> None:
