@@ -9,15 +9,19 @@ from contextlib import contextmanager
 
 import pytest
 
+from harness.frames import ACK, REQUEST, ip, option
+from softnet import clock
+from softnet.core.address import parse_ipv4, parse_mac
 from softnet.core.filter import Filter
 from softnet.core.frames import Batch
 from softnet.core.packet import ETHERTYPE_IPV4, ethernet
-from softnet.core.reasons import PASS_INBOUND, UPLINK_BUSY
+from softnet.core.reasons import PASS_INBOUND, PASS_LIMIT, UPLINK_BUSY
 from softnet.forwarder import STOPPED, UPLINK_GONE, VM_GONE, Forwarder
 from softnet.limits import Rates, add_rate
 from softnet.links import Link, memory
 from softnet.links.stream import StreamLink
 from softnet.policy import Facts, Policy, compile_policy
+from vectors.world import GW, VM_MAC, client, lease_options, server
 
 MAC = 0x020000000001
 SLOT = 1536
@@ -228,3 +232,25 @@ def test_an_end_is_noticed_in_the_middle_of_a_pause(side: str) -> None:
         time.sleep(0.1)
         assert seen(forwarder, way) == 20, "what came before its end is judged"
     close(vm, uplink, beyond)
+
+
+def test_every_lease_is_given_back_although_batches_are_small() -> None:
+    vm, hypervisor = memory.pair()
+    uplink, network = memory.pair()
+    gateway = parse_ipv4(GW)
+    judge = Filter(parse_mac(VM_MAC), 1500, compile_policy(Policy(), Facts(gateway)), gateway)
+    forwarder = Forwarder(judge, vm, uplink, SLOT, rates("64kbit"))
+    batch, now = Batch(1, SLOT), clock.now()
+    for xid in (1, 2, 3):
+        address = f"192.168.64.{xid + 10}"
+        asked = client(REQUEST, option(61, bytes([0, xid])) + option(50, ip(address)), xid=xid)
+        granted = server(ACK, lease_options(), xid=xid, yiaddr=address)
+        for frame, look in ((asked, judge.judge_vm), (granted, judge.judge_uplink)):
+            batch.clear()
+            batch.append(frame)
+            look(batch, now)
+            assert batch.verdict[0] < PASS_LIMIT
+    forwarder.release()
+    released = Batch(64, SLOT)
+    assert network.receive(released) == 3
+    close(vm, hypervisor, uplink, network)
