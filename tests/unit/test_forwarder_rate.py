@@ -177,8 +177,11 @@ def test_a_link_that_has_read_ahead_waits_too() -> None:
     framed = len(REFUSED).to_bytes(4, "big") + REFUSED
     far.sendall(framed * 400)
     with running(vm, uplink, rates("from-vm:100pps,burst=10ms")) as forwarder:
-        time.sleep(0.5)
-        assert vm.pending
+        ahead = 0
+        for _ in range(100):
+            time.sleep(0.005)
+            ahead += vm.pending
+        assert ahead > 50
         assert 40 < seen(forwarder, 0) < 70
     close(vm, far, uplink, network)
 
