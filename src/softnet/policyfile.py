@@ -62,7 +62,8 @@ def read(path: str) -> str:
         remedy = "name a file that can be read"
         raise ConfigError("--policy", path, f"cannot read: {error.strerror}", remedy) from None
     if len(data) > LARGEST_FILE:
-        raise ConfigError("--policy", path, f"is larger than {LARGEST_FILE} bytes", "split the policy")
+        remedy = "join its addresses into prefixes, or leave out comments and blanks"
+        raise ConfigError("--policy", path, f"is larger than {LARGEST_FILE} bytes", remedy)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

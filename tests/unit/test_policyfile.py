@@ -8,6 +8,7 @@ import pytest
 from softnet import policy, policyfile
 from softnet.cli.options import parse_expose
 from softnet.config import Expose
+from softnet.core.reasons import BLOCKED, NOT_GLOBAL, PASS_GLOBAL
 from softnet.errors import ConfigError
 from softnet.limits import Limit, Rates
 from softnet.policyfile import FileError, PolicyFile
@@ -103,8 +104,22 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"latin:2:1: not UTF-8"):
         policyfile.read(str(tmp_path / "latin"))
     (tmp_path / "large").write_bytes(b"#" * (policyfile.LARGEST_FILE + 1))
-    with pytest.raises(ConfigError, match="is larger than"):
+    with pytest.raises(ConfigError, match=r"large: is larger than 4194304 bytes; join its addresses into"):
         policyfile.read(str(tmp_path / "large"))
+
+
+def test_a_long_list_is_read_whole_and_its_mistakes_are_found() -> None:
+    """100,000 addresses, the last of them wrong, then right."""
+    lines = [f'  "11.{at >> 16}.{at >> 8 & 255}.{at & 255}",' for at in range(100_000)]
+    text = "\n".join(["version = 1", "block = [", *lines, "%s", "]"])
+    with pytest.raises(FileError, match=r"vm.toml:100003:3: block '12.0.0.256': not an IPv4 address"):
+        parse(text % '  "12.0.0.256"')
+    rules = parse(text % '  "12.0.0.255"').policy.rules
+    assert len(rules) == 100_001
+    assert [rule.text for rule in rules.around(0x0C0000FF)] == ["12.0.0.255/32"]
+    table = policy.compile_policy(policy.Policy(rules), policy.Facts())
+    found = [table.lookup(0x0B000000 + at) for at in (-1, 0, 99_999, 100_000)]
+    assert found == [NOT_GLOBAL, BLOCKED, BLOCKED, PASS_GLOBAL]
 
 
 def test_rubbish_never_raises_anything_else() -> None:
