@@ -14,11 +14,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import frames, latency, lifetime, observed, report, subjects, tcp
+from bench import frames, latency, lifetime, lookups, observed, report, subjects, tcp
 
 PARTS: dict[str, tuple[str, Callable[[bool], report.Rows]]] = {
     "frames": ("Frames a second and CPU a frame, 1,000 rules against the bare pump", frames.frames),
     "rules": ("Rules: CPU a frame at 64 bytes, memory in KiB", frames.rule_counts),
+    "lookups": ("Rules: a verdict between other work of the kernel's", lookups.lookups),
     "observed": ("Events, metrics and control on: CPU a frame at 1514 bytes", observed.observed),
     "tcp": ("TCP through the host's NAT: throughput, and CPU a byte of whoever carries it", tcp.tcp),
     "latency": ("One way to the VM, in microseconds", latency.latency),

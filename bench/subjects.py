@@ -148,12 +148,9 @@ def client_message(kind: int, *options: tuple[int, bytes]) -> bytes:
     return packet.udp_frame(0xFFFFFFFFFFFF, VM_MAC, 0, 0xFFFFFFFF, 68, 67, body)
 
 
-def lease(wires: Wires) -> float:
-    """A REQUEST and its ACK through the subject; the seconds until the REQUEST came out."""
-    started = time.monotonic()
-    wires.vm.send(client_message(dhcp.REQUEST, (dhcp.OPTION_SERVER_ID, dhcp.address_option(GATEWAY))))
-    wires.uplink.recv(65536)
-    passed = time.monotonic() - started
+def lease_frames() -> tuple[bytes, bytes]:
+    """A REQUEST from the VM, and its ACK."""
+    request = client_message(dhcp.REQUEST, (dhcp.OPTION_SERVER_ID, dhcp.address_option(GATEWAY)))
     options = [
         (dhcp.OPTION_SERVER_ID, dhcp.address_option(GATEWAY)),
         (dhcp.OPTION_LEASE_TIME, (86400).to_bytes(4, "big")),
@@ -161,7 +158,17 @@ def lease(wires: Wires) -> float:
         (dhcp.OPTION_ROUTER, dhcp.address_option(GATEWAY)),
     ]
     reply = dhcp.build(dhcp.BOOTREPLY, dhcp.ACK, 1, VM_MAC, yiaddr=VM, options=options)
-    wires.uplink.send(packet.udp_frame(VM_MAC, GATEWAY_MAC, GATEWAY, VM, 67, 68, reply))
+    return request, packet.udp_frame(VM_MAC, GATEWAY_MAC, GATEWAY, VM, 67, 68, reply)
+
+
+def lease(wires: Wires) -> float:
+    """A REQUEST and its ACK through the subject; the seconds until the REQUEST came out."""
+    request, answer = lease_frames()
+    started = time.monotonic()
+    wires.vm.send(request)
+    wires.uplink.recv(65536)
+    passed = time.monotonic() - started
+    wires.uplink.send(answer)
     wires.vm.recv(65536)
     return passed
 
