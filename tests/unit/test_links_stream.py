@@ -180,3 +180,37 @@ def test_the_leftover_is_at_most_one_arena(ends: tuple[StreamLink, socket.socket
         count += batch.count
         assert len(link._left) <= 2 * SLOT
     assert count == 5000
+
+
+def test_a_busy_stream_gives_full_batches(ends: tuple[StreamLink, socket.socket]) -> None:
+    """What one read leaves over is the beginning of the next batch, not a batch of its own."""
+    link, far = ends
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    far.send(framed(*[bytes([at]) * SLOT for at in range(200)]))
+    batch, counts, seen = Batch(16, SLOT), list[int](), list[bytes]()
+    while link.receive(batch):
+        counts.append(batch.count)
+        seen += [batch.frame(index) for index in range(batch.count)]
+    assert seen == [bytes([at]) * SLOT for at in range(200)]
+    assert min(counts[:-1]) >= 15
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("whole", [1, 3])
+def test_frames_left_over_are_delivered_before_the_end(
+    ends: tuple[StreamLink, socket.socket], reset: bool, whole: int
+) -> None:
+    """Also when the end is an error: a peer that closes with frames unread resets the connection."""
+    link, far = ends
+    if reset:
+        link._put(numbered(0, 1, 8), 0)
+    far.send(framed(*[bytes([at]) * 8 for at in range(4 + whole)]))
+    batch = Batch(4, SLOT)
+    assert link.receive(batch) == 4
+    assert link.pending
+    far.close()
+    assert link.receive(batch) == whole
+    assert batch.frame(whole - 1) == bytes([3 + whole]) * 8
+    assert not link.pending
+    with pytest.raises(LinkClosed):
+        link.receive(batch)

@@ -16,6 +16,7 @@ from softnet.core import reasons
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "softnet"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
+TYPED = [path for path in SOURCES if path.with_suffix(".pxd").exists()]
 MOST_LINES = 600
 
 # A room may import itself and those above it here; `errors` and `clock` are below everything but
@@ -123,6 +124,20 @@ def tracked() -> list[str]:
     if listed.returncode != 0:
         pytest.skip("not a git checkout")
     return listed.stdout.splitlines()
+
+
+@pytest.mark.parametrize("path", TYPED, ids=ids(TYPED))
+def test_large_numbers_have_names_where_frames_are_judged(path: Path) -> None:
+    """Cython takes a literal of more than 31 bits for a Python object, and reckons with it in Python."""
+    tree = ast.parse(path.read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    literals = [
+        f"{node.value:#x} in line {node.lineno}"
+        for function in functions
+        for node in ast.walk(function)
+        if isinstance(node, ast.Constant) and isinstance(node.value, int) and node.value > 0x7FFFFFFF
+    ]
+    assert literals == []
 
 
 def test_nothing_built_is_kept() -> None:

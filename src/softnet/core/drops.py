@@ -26,6 +26,7 @@ FORGET_SECONDS = 60.0
 BUSIEST = 32
 
 _WORD = 0xFFFFFFFFFFFFFFFF
+_LOW_HALF = 0xFFFFFFFF
 _MIX = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, odd: Knuth's multiplicative hashing
 
 
@@ -181,7 +182,7 @@ class Drops:
             ethertype=mac & 0xFFFF,
             protocol=head >> 16 & 255,
             source=addresses >> 32,
-            destination=addresses & 0xFFFFFFFF,
+            destination=addresses & _LOW_HALF,
             source_port=self._ports[at] >> 16,
             port=head & 0xFFFF,
             frames=frames,

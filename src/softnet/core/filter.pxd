@@ -12,7 +12,9 @@ cdef unsigned char OVERSIZE, PASS_ARP, PASS_DNS, PASS_GATEWAY, PASS_INBOUND, PAS
 cdef unsigned char RUNT, SRC_IP, SRC_MAC
 cdef unsigned int OPTION_END, OPTION_NOP, OPTION_LSRR, OPTION_SSRR
 cdef unsigned int REASON_LIMIT, BROADCAST_IPV4, NO_PORT
-cdef unsigned long long NO_ADDRESS, NO_MAC
+cdef unsigned int FROM_VM, TO_VM, OPENED, FULL
+cdef int PORT_RULES, FLOW_FULL, FLOW_START, PASS_RETURN
+cdef unsigned long long NO_ADDRESS, NO_MAC, MAC_GROUP_BIT
 
 
 @cython.final

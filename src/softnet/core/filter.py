@@ -17,7 +17,7 @@ is the time of the next thing that happens by itself.
 from array import array
 from collections.abc import Iterable
 
-from softnet.core.address import BROADCAST_IPV4
+from softnet.core.address import BROADCAST_IPV4, MAC_GROUP_BIT
 from softnet.core.flows import Flows
 from softnet.core.frames import Batch
 from softnet.core.lease import Lease, LeaseEvent, Snooper
@@ -298,7 +298,7 @@ class Filter:
         if address >> 28 == 14 or address == BROADCAST_IPV4 or address == self._broadcast:
             return True
         destination = self._view.u48(0)
-        if destination & 0x010000000000:
+        if destination & MAC_GROUP_BIT:
             return False
         if self._gateway_mac == NO_MAC or destination == self._gateway_mac:
             return True
@@ -355,7 +355,7 @@ class Filter:
         if ethertype != 0x0800 and ethertype != 0x0806:
             return IPV6 if ethertype == 0x86DD else ETHERTYPE
         destination = frame.u48(0)
-        if destination != self._mac and not destination & 0x010000000000:
+        if destination != self._mac and not destination & MAC_GROUP_BIT:
             return OTHER_MAC
         if ethertype == 0x0806:
             if self._usurps_gateway():

@@ -35,6 +35,12 @@ class Batch:
         """Forget the frames; the arena keeps its bytes, the descriptors point at the slots again."""
         self.count = 0
 
+    def find(self, verdict: int, at: int) -> int:
+        """The first frame from `at` on with this verdict; `count` when there is none."""
+        while at < self.count and self.verdict[at] != verdict:
+            at += 1
+        return at
+
     def append(self, frame: bytes) -> bool:
         """Copy `frame` into the next slot (what does not fit is cut, `length` says so).
 

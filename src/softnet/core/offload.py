@@ -49,6 +49,7 @@ LONGEST_READ = VIRTIO_HEADER + ETHERNET_HEADER + 4 + LONGEST_PACKET  # a VLAN ta
 OPEN_FLOWS = 8
 LONGEST_HEAD = VIRTIO_HEADER + ETHERNET_HEADER + IPV4 + 60  # the most that goes before a group's payload
 END = 0xFFFFFFFF  # of a chain of frames; of a flow: it has no open group
+SEQUENCE = 0xFFFFFFFF  # what sequence numbers count in
 
 # What a frame is to the coalescer.
 OTHER = 0  # not TCP over IPv4: nobody's order depends on it
@@ -204,7 +205,7 @@ class Coalescer:
         view = self._view
         self._gso[group] = self._payload
         self._total[group] = view.u16(16)
-        self._next_seq[group] = view.u32(38) + self._payload & 0xFFFFFFFF
+        self._next_seq[group] = view.u32(38) + self._payload & SEQUENCE
         self._next_id[group] = view.u16(18)
         flow = self._find(addresses, ports)
         if flow == OPEN_FLOWS:
@@ -289,7 +290,7 @@ class Coalescer:
         self._last[group] = at
         self.segments[group] += 1
         self._total[group] += self._payload
-        self._next_seq[group] = self._next_seq[group] + self._payload & 0xFFFFFFFF
+        self._next_seq[group] = self._next_seq[group] + self._payload & SEQUENCE
         self._next_id[group] = self._view.u16(18)
 
     def _write_head(self, batch: Batch, group: int) -> None:

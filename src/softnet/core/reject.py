@@ -23,6 +23,7 @@ from softnet.core.packet import (
 from softnet.core.reasons import BLOCKED, FLOW_FULL, FLOW_START, NOT_GLOBAL
 
 QUOTED_BYTES = 548  # of the packet: an ICMP error is at most 576 bytes long (RFC 1812 4.3.2.3)
+SEQUENCE = 0xFFFFFFFF  # what sequence numbers count in
 PROHIBITED = b"\x03\x0d"
 QUERIES = frozenset((8, 13, 15, 17))  # echo, timestamp, information, address mask
 
@@ -101,7 +102,7 @@ def _reset(source: int, destination: int, refused: bytes) -> bytes:
     if flags & ACK:
         sequence, acknowledged, control = refused[8:12], 0, RST
     else:
-        acknowledged = int.from_bytes(refused[4:8], "big") + length & 0xFFFFFFFF
+        acknowledged = int.from_bytes(refused[4:8], "big") + length & SEQUENCE
         sequence, control = bytes(4), RST | ACK
     numbers = sequence + acknowledged.to_bytes(4, "big")
     segment = refused[2:4] + refused[0:2] + numbers + bytes((0x50, control)) + bytes(6)

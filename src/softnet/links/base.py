@@ -40,10 +40,9 @@ GONE = frozenset(
 class BaseLink:
     """The parts of `Link` that do not depend on the descriptor."""
 
-    pending = False
-    needs_alive_check = False
-
     def __init__(self) -> None:
+        self.pending = False
+        self.needs_alive_check = False
         self._stalled = False
 
     @property

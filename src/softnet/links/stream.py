@@ -3,7 +3,8 @@
 This is what QEMU's `-netdev stream`, passt, gvproxy and socket_vmnet speak. Bytes are read in one
 large call straight into the batch's arena, where `Framing` finds the frames; only what is left over
 is copied: a frame cut in two, or, when a batch is full of small frames, those for the next ones.
-The leftover is at most one arena, because nothing is read while it holds a whole frame.
+What is read next goes behind a short leftover, so that batches are full when the stream is; nothing is
+read behind a long one. Either way it is at most one arena.
 
 A frame that the kernel took in part is finished, to the byte, before anything else is written; at
 most one is unfinished at a time, and it counts as sent. Every `send` and every `receive` tries, and
@@ -24,6 +25,8 @@ from softnet.links.base import BaseLink, closed_or
 from softnet.links.burst import SEND_FLAGS, Progress
 from softnet.links.calls import calls
 from softnet.links.framing import Framing
+
+SHORT = 4  # slots: a leftover that may be copied in front of what is read next
 
 
 class StreamLink(BaseLink):
@@ -49,7 +52,7 @@ class StreamLink(BaseLink):
         if self._rest:
             self._finish()
         batch.clear()
-        if self._left:
+        if len(self._left) > min(SHORT * batch.slot, len(batch.arena) - 1):
             self._split_left(batch)
         more = True
         while more and not (batch.count or self._framing.broken):
@@ -60,37 +63,42 @@ class StreamLink(BaseLink):
 
     def _split_left(self, batch: Batch) -> None:
         """Fill the batch from what was read before; without a whole frame in it, it stays empty."""
-        data = memoryview(batch.arena)
         used = -1
         while used and not batch.count:
-            left = self._left[: len(data)]
+            left = self._left[: len(batch.arena)]
             used = self._framing.split(left, batch, len(left))
-            data[:used] = left[:used]
+            batch.arena[:used] = left[:used]
             self._left = self._left[used:]
         self._look_ahead(batch)
 
     def _read(self, batch: Batch) -> bool:
-        """Behind what is left of the last read, which is less than a frame, as much as there is room for.
+        """Behind what is left of the last read, as much as there is room for.
 
-        True when that much came, so that there may be more.
+        True when it has to be called again to know that nothing waits.
         """
-        data = memoryview(batch.arena)
         before = len(self._left)
-        data[:before] = self._left
+        batch.arena[:before] = self._left
+        got = self._receive(batch, before)
+        if got < 0 and not self.pending:
+            return False
+        end = before + max(got, 0)
+        used = self._framing.split(batch.data, batch, end)
+        self._left = memoryview(batch.arena[used:end])
+        self._look_ahead(batch)
+        return end == len(batch.arena)
+
+    def _receive(self, batch: Batch, before: int) -> int:
+        """The bytes that came, -1 when none wait. An end is told once no frame may be left before it."""
         try:
             got = calls.receive_bytes(self._socket, batch, before)
         except OSError as error:
+            if self.pending:
+                return -1
             raise closed_or(error) from None
-        if not got:
-            where = " inside a frame" if before or self._framing.unfinished else ""
-            raise LinkClosed(f"the other side closed the stream{where}")
-        if got < 0:
-            return False
-        end = before + got
-        used = self._framing.split(batch.data, batch, end)
-        self._left = memoryview(bytes(data[used:end]))
-        self._look_ahead(batch)
-        return end == len(data)
+        if got or self.pending:
+            return got or -1
+        where = " inside a frame" if before or self._framing.unfinished else ""
+        raise LinkClosed(f"the other side closed the stream{where}")
 
     def _look_ahead(self, batch: Batch) -> None:
         full = batch.count == batch.capacity and len(self._left) > 0

@@ -53,4 +53,7 @@ class OffloadTapLink(TapLink):
         return count
 
     def _refuse_rest(self, batch: Batch, at: int, busy: int) -> int:
-        return sum(self._refuse(batch, group, busy) for group in range(at, self._coalescer.count))
+        refused = 0
+        for group in range(at, self._coalescer.count):
+            refused += self._refuse(batch, group, busy)
+        return refused

@@ -138,6 +138,8 @@ class NatLink(Answering):
 
     def send(self, batch: Batch, busy: int) -> int:
         messages = _dhcp_messages(batch)
+        if not messages:
+            return self._link.send(batch, busy)
         for at in messages:
             batch.verdict[at] = UNJUDGED  # hidden from the TAP
         try:
@@ -155,10 +157,12 @@ class NatLink(Answering):
 
 
 def _dhcp_messages(batch: Batch) -> list[int]:
-    verdicts = bytes(batch.verdict[: batch.count])
-    if PASS_DHCP not in verdicts:
-        return []
-    return [at for at, verdict in enumerate(verdicts) if verdict == PASS_DHCP]
+    found = []
+    at = batch.find(PASS_DHCP, 0)
+    while at < batch.count:
+        found.append(at)
+        at = batch.find(PASS_DHCP, at + 1)
+    return found
 
 
 def _udp_payload(frame: bytes) -> bytes:

@@ -30,6 +30,7 @@ from softnet import privilege
 from softnet.config import HOST_ONLY, TCP, UDP, Expose, Settings
 from softnet.core.address import format_ipv4
 from softnet.core.frames import Batch
+from softnet.core.handshake import next_syn_ack
 from softnet.core.packet import (
     BROADCAST_MAC,
     ETHERTYPE_ARP,
@@ -40,7 +41,6 @@ from softnet.core.packet import (
     ipv4,
     transport_checksum,
 )
-from softnet.core.reasons import PASS_LIMIT
 from softnet.errors import ConfigError, SoftnetError, UplinkError
 from softnet.links import Link
 from softnet.links.answering import Answering
@@ -58,7 +58,6 @@ HANDSHAKES = 64
 LAST_DESCRIPTOR = 1 << 20
 PR_SET_PDEATHSIG = 1
 
-SYN_ACK, FIN_SYN_RST_ACK = 0x12, 0x17
 ACK = b"\x50\x10"  # a header of 20 bytes, and the flag
 FIRST_WINDOW = 57  # 14,592 bytes by the scale that passt offers: what it grants itself at first
 
@@ -87,21 +86,15 @@ class HandshakeLink(Answering):
         self._seen: deque[bytes] = deque(maxlen=HANDSHAKES)
 
     def _answers(self, batch: Batch) -> Iterator[bytes]:
-        for at in range(batch.count):
-            start = batch.offset[at]
-            if batch.verdict[at] < PASS_LIMIT and is_syn_ack(batch.data[start:], batch.length[at]):
-                frame = batch.frame(at)
-                connection = frame[26:42]  # addresses, ports, and the VM's initial sequence number
-                if connection in self._seen:
-                    yield acknowledgement(frame)
-                else:
-                    self._seen.append(connection)
-
-
-def is_syn_ack(data: memoryview, length: int) -> bool:
-    """The frame is IPv4 without options, and the second of a TCP handshake."""
-    is_tcp = length >= 54 and data[23] == PROTOCOL_TCP and data[14] == 0x45
-    return is_tcp and data[47] & FIN_SYN_RST_ACK == SYN_ACK
+        at = next_syn_ack(batch, 0)
+        while at < batch.count:
+            frame = batch.frame(at)
+            connection = frame[26:42]  # addresses, ports, and the VM's initial sequence number
+            if connection in self._seen:
+                yield acknowledgement(frame)
+            else:
+                self._seen.append(connection)
+            at = next_syn_ack(batch, at + 1)
 
 
 def acknowledgement(syn_ack: bytes) -> bytes:
