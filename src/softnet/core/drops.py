@@ -82,7 +82,7 @@ class Drops:
 
     def note(self, batch: Batch, direction: int, now: float) -> None:
         """Takes account of every frame of the batch that was dropped."""
-        self._view = View(batch.data)
+        self._view.over(batch.data)
         for at in range(batch.count):
             verdict = batch.verdict[at]
             if verdict >= PASS_LIMIT:

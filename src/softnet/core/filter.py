@@ -183,7 +183,7 @@ class Filter:
     def judge_vm(self, batch: Batch, now: float) -> None:
         """A verdict for each frame that came from the VM."""
         self._table.warm(batch, 30)
-        self._view = View(batch.data)
+        self._view.over(batch.data)
         for at in range(batch.count):
             length = batch.length[at]
             if length > self._limit or length > batch.slot:
@@ -196,7 +196,7 @@ class Filter:
         """A verdict for each frame on its way to the VM."""
         if self._inbound is not None:
             self._inbound.warm(batch, 26)
-        self._view = View(batch.data)
+        self._view.over(batch.data)
         for at in range(batch.count):
             length = batch.length[at]
             if length > self._limit or length > batch.slot:

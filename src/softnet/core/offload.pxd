@@ -2,7 +2,6 @@ cimport cython
 
 from softnet.core cimport octets_native as octets
 from softnet.core.frames cimport Batch
-from softnet.core.packet cimport View
 
 cdef unsigned int ETHERNET_HEADER, ETHERTYPE_IPV4, PROTOCOL_TCP, VIRTIO_HEADER
 cdef unsigned int IPV4, TCP, TCP_AT, TCP_CHECKSUM, MOST_SEGMENTS, LONGEST_PACKET, LONGEST_READ, OPEN_FLOWS, LONGEST_HEAD, END, SEQUENCE
@@ -20,7 +19,6 @@ cdef void write_ip_checksum(unsigned char[::1] data, size_t ip, unsigned int siz
 @cython.final
 cdef class Coalescer:
     cdef unsigned int _turn, _payload
-    cdef View _view
     cdef unsigned int[::1] _last, _gso, _total, _next_seq, _next_id, _id_step
     cdef unsigned long long[::1] _addresses
     cdef unsigned int[::1] _ports, _group
@@ -34,25 +32,28 @@ cdef class Coalescer:
     cpdef list pieces(self, Batch batch, unsigned int group)
     @cython.locals(kind="unsigned int")
     cdef void _take(self, Batch batch, unsigned int at) except *
-    @cython.locals(addresses="unsigned long long", ports="unsigned int", flow="unsigned int", group="unsigned int")
+    @cython.locals(data="unsigned char[::1]", start="size_t", addresses="unsigned long long", ports="unsigned int",
+                   flow="unsigned int", group="unsigned int")
     cdef void _take_tcp(self, Batch batch, unsigned int at, unsigned int kind) except *
     @cython.locals(total="unsigned int", fragment="unsigned int", header="unsigned int", flags="unsigned int")
-    cdef unsigned int _classify(self, size_t start, size_t length) except? 0xFFFFFFFF
+    cdef unsigned int _classify(self, unsigned char[::1] data, size_t start, size_t length) except? 0xFFFFFFFF
     @cython.locals(group="unsigned int")
     cdef unsigned int _start(self, unsigned int at) except? 0xFFFFFFFF
     @cython.locals(flow="unsigned int")
-    cdef void _open(self, unsigned int group, unsigned long long addresses, unsigned int ports) except *
+    cdef void _open(self, unsigned char[::1] data, size_t start, unsigned int group, unsigned long long addresses,
+                    unsigned int ports) except *
     @cython.locals(flow="unsigned int")
     cdef unsigned int _find(self, unsigned long long addresses, unsigned int ports) except? 0xFFFFFFFF
     @cython.locals(flow="unsigned int")
     cdef unsigned int _make_room(self) except? 0xFFFFFFFF
     @cython.locals(flow="unsigned int")
     cdef void _close_all(self) except *
+    @cython.locals(data="unsigned char[::1]", start="size_t")
     cdef bint _joins(self, Batch batch, unsigned int group, unsigned int at) except -1
     @cython.locals(header="unsigned int")
-    cdef bint _same_headers(self, Batch batch, size_t one, size_t other) except -1
+    cdef bint _same_headers(self, unsigned char[::1] data, size_t one, size_t other) except -1
     @cython.locals(step="unsigned int")
-    cdef bint _id_continues(self, unsigned int group) except -1
+    cdef bint _id_continues(self, unsigned char[::1] data, size_t start, unsigned int group) except -1
     cdef bint _verified(self, Batch batch, unsigned int group, unsigned int at) except -1
     @cython.locals(start="size_t", size="unsigned int", pseudo="unsigned int")
     cdef bint _checksums_hold(self, Batch batch, unsigned int at) except -1

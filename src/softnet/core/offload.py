@@ -33,7 +33,7 @@ from array import array
 
 from softnet.core import octets
 from softnet.core.frames import Batch
-from softnet.core.packet import ETHERNET_HEADER, ETHERTYPE_IPV4, PROTOCOL_TCP, View
+from softnet.core.packet import ETHERNET_HEADER, ETHERTYPE_IPV4, PROTOCOL_TCP
 from softnet.core.reasons import PASS_LIMIT, UNJUDGED
 from softnet.core.virtio import GSO_ECN, GSO_NONE, GSO_TCPV4, NEEDS_CSUM, VIRTIO_HEADER
 
@@ -82,7 +82,6 @@ class Coalescer:
         "_ports",
         "_total",
         "_turn",
-        "_view",
         "capacity",
         "count",
         "first",
@@ -115,12 +114,10 @@ class Coalescer:
         self._group = memoryview(array("I", bytes(4 * OPEN_FLOWS)))
         self._turn = 0
         self._payload = 0
-        self._view = View(b"")
 
     def join(self, batch: Batch) -> int:
         """Groups the frames whose verdict passes; returns `count`, the number of groups."""
         self.count = 0
-        self._view = View(batch.data)
         self._close_all()
         for at in range(batch.count):
             if batch.verdict[at] < PASS_LIMIT:
@@ -143,7 +140,7 @@ class Coalescer:
     def _take(self, batch: Batch, at: int) -> None:
         kind = OTHER  # as is a frame of which not every byte is here: no link sends that
         if batch.length[at] <= batch.slot:
-            kind = self._classify(batch.offset[at], batch.length[at])
+            kind = self._classify(batch.data, batch.offset[at], batch.length[at])
         if kind == OTHER:
             self._start(at)
         elif kind == UNKNOWN:
@@ -153,38 +150,41 @@ class Coalescer:
             self._take_tcp(batch, at, kind)
 
     def _take_tcp(self, batch: Batch, at: int, kind: int) -> None:
-        view = self._view
-        addresses = view.u32(26)
-        addresses = addresses << 32 | view.u32(30)
-        ports = view.u32(34)
+        data = batch.data
+        start = batch.offset[at]
+        addresses = octets.load32(data, start + 26)
+        addresses = addresses << 32 | octets.load32(data, start + 30)
+        ports = octets.load32(data, start + 34)
         flow = self._find(addresses, ports)
         if kind == DATA and flow < OPEN_FLOWS and self._joins(batch, self._group[flow], at):
             self._append(batch, self._group[flow], at)
-            if view.u8(47) & PSH or self._payload < self._gso[self._group[flow]]:
+            if data[start + 47] & PSH or self._payload < self._gso[self._group[flow]]:
                 self._group[flow] = END
             return
         if flow < OPEN_FLOWS:
             self._group[flow] = END
         group = self._start(at)
-        if kind == DATA and not view.u8(47) & PSH:
-            self._open(group, addresses, ports)
+        if kind == DATA and not data[start + 47] & PSH:
+            self._open(data, start, group, addresses, ports)
 
-    def _classify(self, start: int, length: int) -> int:
-        """What the frame is; leaves the view on it and, for DATA, its payload's size in `_payload`."""
-        view = self._view
-        view.place(start, length)
-        if length < ETHERNET_HEADER + IPV4 or view.u16(12) != ETHERTYPE_IPV4 or view.u8(23) != PROTOCOL_TCP:
+    def _classify(self, data: memoryview, start: int, length: int) -> int:
+        """What the frame is; for DATA, `_payload` is then its payload's size."""
+        if length < ETHERNET_HEADER + IPV4:
             return OTHER
-        total = view.u16(16)
-        fragment = view.u16(20)
-        if view.u8(14) != 0x45 or fragment & 0xBFFF or total < IPV4 + TCP or total > length - ETHERNET_HEADER:
+        if octets.load16(data, start + 12) != ETHERTYPE_IPV4 or data[start + 23] != PROTOCOL_TCP:
+            return OTHER
+        total = octets.load16(data, start + 16)
+        fragment = octets.load16(data, start + 20) & 0xBFFF
+        if data[start + 14] != 0x45 or fragment or total < IPV4 + TCP or total > length - ETHERNET_HEADER:
             return UNKNOWN
-        header = IPV4 + (view.u8(46) >> 4) * 4
-        flags = view.u16(46) & 0xFFF & ~PSH
+        header = IPV4 + (data[start + 46] >> 4) * 4
+        flags = octets.load16(data, start + 46) & 0xFFF & ~PSH
         if total != length - ETHERNET_HEADER or header < IPV4 + TCP or header >= total or flags != ACK:
             return ALONE
         # 0xFFFF is the other spelling of a checksum of 0, which cutting up again would not give back.
-        if view.u16(24) == 0xFFFF or view.u16(50) == 0xFFFF or view.u16(52) != 0:
+        if octets.load16(data, start + 24) == 0xFFFF or octets.load16(data, start + 50) == 0xFFFF:
+            return ALONE
+        if octets.load16(data, start + 52) != 0:
             return ALONE
         self._payload = total - header
         return DATA
@@ -200,13 +200,12 @@ class Coalescer:
         self.skip[group] = 0
         return group
 
-    def _open(self, group: int, addresses: int, ports: int) -> None:
-        """Lets later frames join `group`, whose first frame is in view."""
-        view = self._view
+    def _open(self, data: memoryview, start: int, group: int, addresses: int, ports: int) -> None:
+        """Lets later frames join `group`, whose first frame is at `start`."""
         self._gso[group] = self._payload
-        self._total[group] = view.u16(16)
-        self._next_seq[group] = view.u32(38) + self._payload & SEQUENCE
-        self._next_id[group] = view.u16(18)
+        self._total[group] = octets.load16(data, start + 16)
+        self._next_seq[group] = octets.load32(data, start + 38) + self._payload & SEQUENCE
+        self._next_id[group] = octets.load16(data, start + 18)
         flow = self._find(addresses, ports)
         if flow == OPEN_FLOWS:
             flow = self._make_room()
@@ -237,22 +236,23 @@ class Coalescer:
             self._ports[flow] = 0
 
     def _joins(self, batch: Batch, group: int, at: int) -> bool:
-        """Whether the frame in view continues `group`."""
+        """Whether frame `at`, of `_payload` bytes, continues `group`."""
         if group == END or self._payload > self._gso[group] or self.segments[group] == MOST_SEGMENTS:
             return False
-        view = self._view
-        if view.u32(38) != self._next_seq[group] or self._total[group] + self._payload > LONGEST_PACKET:
+        data = batch.data
+        start = batch.offset[at]
+        if octets.load32(data, start + 38) != self._next_seq[group]:
             return False
         return (
-            self._same_headers(batch, batch.offset[self.first[group]], batch.offset[at])
-            and self._id_continues(group)
+            self._total[group] + self._payload <= LONGEST_PACKET
+            and self._same_headers(data, batch.offset[self.first[group]], start)
+            and self._id_continues(data, start, group)
             and self._verified(batch, group, at)
         )
 
-    def _same_headers(self, batch: Batch, one: int, other: int) -> bool:
+    def _same_headers(self, data: memoryview, one: int, other: int) -> bool:
         """Everything but lengths, identification, sequence, PSH and checksums (the flow is the same)."""
-        data = batch.data
-        header = (self._view.u8(46) >> 4) * 4
+        header = (data[other + 46] >> 4) * 4
         return (
             octets.same(data, one, other, 16)  # Ethernet, version, IHL, TOS
             and octets.same(data, one + 20, other + 20, 4)  # DF, TTL, protocol
@@ -261,13 +261,13 @@ class Coalescer:
             and octets.same(data, one + TCP_AT + TCP, other + TCP_AT + TCP, header - TCP)  # options
         )
 
-    def _id_continues(self, group: int) -> bool:
+    def _id_continues(self, data: memoryview, start: int, group: int) -> bool:
         """The second frame of a group decides whether its identifications count up or stand still."""
-        step = (self._view.u16(18) - self._next_id[group]) & 0xFFFF
+        step = (octets.load16(data, start + 18) - self._next_id[group]) & 0xFFFF
         if self.segments[group] > 1:
             return step == self._id_step[group]
         self._id_step[group] = step
-        return step == 1 or (step == 0 and self._view.u8(20) == 0x40)
+        return step == 1 or (step == 0 and data[start + 20] == 0x40)
 
     def _verified(self, batch: Batch, group: int, at: int) -> bool:
         """The checksums of frame `at`, and of the first frame when `at` would be the second."""
@@ -291,7 +291,7 @@ class Coalescer:
         self.segments[group] += 1
         self._total[group] += self._payload
         self._next_seq[group] = self._next_seq[group] + self._payload & SEQUENCE
-        self._next_id[group] = self._view.u16(18)
+        self._next_id[group] = octets.load16(batch.data, batch.offset[at] + 18)
 
     def _write_head(self, batch: Batch, group: int) -> None:
         """The virtio header, and for joined frames the headers of the whole."""

@@ -7,6 +7,7 @@ cdef class View:
     cdef readonly size_t start
     cdef readonly size_t length
 
+    cpdef void over(self, const unsigned char[::1] data) except *
     cpdef void place(self, size_t start, size_t length) except *
     cpdef unsigned int u8(self, size_t at) except? 0xFFFFFFFF
     @cython.locals(start="size_t")

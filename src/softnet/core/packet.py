@@ -32,6 +32,11 @@ class View:
         self.start = 0
         self.length = len(self.data)
 
+    def over(self, data: memoryview) -> None:
+        """Another arena; `place` says where in it."""
+        self.data = data
+        self.length = 0
+
     def place(self, start: int, length: int) -> None:
         """Look at another frame; IndexError when it is not wholly inside the arena."""
         if start + length > len(self.data):

@@ -43,7 +43,7 @@ class Rejecter:
     def answer(self, batch: Batch, address: int, now: float) -> list[bytes]:
         """Frames for the VM, whose leased address is `address`, about a batch that came from it."""
         answers: list[bytes] = []
-        self._view = View(batch.data)
+        self._view.over(batch.data)
         for at in range(batch.count):
             verdict = batch.verdict[at]
             if verdict in (BLOCKED, NOT_GLOBAL, FLOW_START, FLOW_FULL):
