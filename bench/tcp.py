@@ -34,8 +34,8 @@ def pump(stage: Stage) -> Pids:
     return [pid]
 
 
-def _softnet(stage: Stage, *options: str, wrapper: tuple[str, ...] = ()) -> Pids:
-    far = stage.boot_vm()
+def _softnet(stage: Stage, *options: str, kind: str = "datagram", wrapper: tuple[str, ...] = ()) -> Pids:
+    far = stage.boot_vm(kind)
     words = ("-m", "softnet", "--vm-fd", str(far.fileno()), "--vm-mac-address", format_mac(VM_MAC))
     argv = (*wrapper, sys.executable, *words, "--user", "nobody", *options)
     pid = stage.start(stage.host, *argv, pass_fds=(far.fileno(),))
@@ -47,12 +47,22 @@ def nat(stage: Stage) -> Pids:
     return _softnet(stage, "--uplink", "nat", "--dns", SERVER)
 
 
+def nat_stream(stage: Stage) -> Pids:
+    """Over what passt is given: a stream socket, as QEMU's `-netdev stream` has it."""
+    return _softnet(stage, "--uplink", "nat", "--dns", SERVER, kind="stream")
+
+
 def nat_no_offload(stage: Stage) -> Pids:
     return _softnet(stage, "--uplink", "nat", "--dns", SERVER, "--no-offload")
 
 
 def user(stage: Stage) -> Pids:
     pids = _softnet(stage, "--uplink", "user", "--dns", SERVER)
+    return pids + _children(pids[0])
+
+
+def user_stream(stage: Stage) -> Pids:
+    pids = _softnet(stage, "--uplink", "user", "--dns", SERVER, kind="stream")
     return pids + _children(pids[0])
 
 
@@ -125,11 +135,13 @@ def _children(pid: int) -> Pids:
 SUBJECTS: dict[str, tuple[Callable[[Stage], Pids], tuple[str, ...], bool, str]] = {
     "pump": (pump, (), False, "pump"),
     "softnet nat": (nat, (), False, "pump"),
+    "softnet nat, stream": (nat_stream, ("passt",), False, "passt"),
     "softnet nat --no-offload": (nat_no_offload, (), False, "pump"),
     "pump, bridge": (pump_bridge, (), True, "pump, bridge"),
     "softnet bridge": (bridge, ("dnsmasq",), True, "pump, bridge"),
     "passt": (passt, ("passt",), False, "pump"),
     "softnet user": (user, ("passt",), False, "passt"),
+    "softnet user, stream": (user_stream, ("passt",), False, "passt"),
     "slirp4netns": (slirp4netns, ("slirp4netns",), False, "pump"),
     "QEMU user": (qemu, ("qemu-system-x86_64",), False, "pump"),
     "vde": (vde, ("vde_switch", "vde_plug2tap"), False, "pump"),

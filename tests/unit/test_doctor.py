@@ -3,11 +3,12 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from softnet.cli import main
-from softnet.doctor import NOTE, OK, PROBLEM, darwin
+from softnet.doctor import NOTE, OK, PROBLEM, darwin, linux
 
 LEASES = """{
 \tname=runner
@@ -51,6 +52,21 @@ def test_a_pool_that_overlaps_the_host(capsys: pytest.CaptureFixture[str]) -> No
     assert code == 1
     assert findings["pool"]["state"] == PROBLEM
     assert "--pool" in findings["pool"]["remedy"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's settings")
+@pytest.mark.parametrize(
+    ("granted", "may_force", "state"), [(212992, False, NOTE), (212992, True, OK), (4 << 20, False, OK)]
+)
+def test_send_buffers_that_hold_too_little_for_uplink_user(
+    granted: int, may_force: bool, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wmem_max").write_text(f"{granted}\n")
+    monkeypatch.setattr("softnet.doctor.linux.SEND_BUFFERS", str(tmp_path / "wmem_max"))
+    monkeypatch.setattr("softnet.privilege.has_net_admin", lambda: may_force)
+    findings = {each.name: each for each in linux.examine((0x0AE70000, 20))}
+    assert findings["send-buffers"].state == state
+    assert ("net.core.wmem_max" in findings["send-buffers"].remedy) == (state == NOTE)
 
 
 def test_a_bad_pool_is_one_line() -> None:

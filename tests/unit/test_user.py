@@ -1,5 +1,7 @@
 """The user uplink without passt: its command line, and the handshakes that are completed for it."""
 
+from contextlib import suppress
+
 import pytest
 
 from softnet.config import UDP, Expose, Settings, UplinkChoice
@@ -168,3 +170,17 @@ def test_answers_wait_in_a_bounded_queue() -> None:
     answers = answered(batch_of(*frames, *frames))
     assert len(answers) == answering.MAX_ANSWERS
     assert answers[-1] == user.acknowledgement(frames[-1])
+
+
+def test_the_stream_holds_all_that_the_system_grants() -> None:
+    """passt drops what its socket does not take at once."""
+    ours, theirs = user._stream()
+    with ours, theirs, open("/proc/sys/net/core/wmem_max", encoding="ascii") as file:
+        granted = min(user.ROOM, int(file.read()))
+        for end in (ours, theirs):
+            end.setblocking(False)
+            held = 0
+            with suppress(BlockingIOError):
+                while True:
+                    held += end.send(bytes(1518))
+            assert held >= granted * 0.9

@@ -13,6 +13,7 @@ from softnet.uplinks import forwarding, host, user
 from softnet.uplinks.nftables import Nftables
 
 TUN_DEVICE = "/dev/net/tun"
+SEND_BUFFERS = "/proc/sys/net/core/wmem_max"
 OWNED_TABLES = (5, 12)  # the first kernel whose nftables tables can have an owner
 EMULATORS = ("qemu-system-x86_64", "qemu-system-aarch64", "cloud-hypervisor", "firecracker")
 
@@ -24,6 +25,7 @@ def examine(pool: tuple[int, int]) -> Iterator[Finding]:
     yield _iproute2()
     yield from _nftables()
     yield _passt()
+    yield from _send_buffers()
     yield _emulators()
     yield _forwarding()
     yield _dns()
@@ -89,6 +91,20 @@ def _passt() -> Finding:
         return Finding("passt", OK, user.find_passt())
     except SoftnetError as error:
         return Finding("passt", NOTE, str(error), "apt-get install passt, for VMs without root")
+
+
+def _send_buffers() -> Iterator[Finding]:
+    """What an unprivileged process may ask for, which `user` does. Some containers do not show it."""
+    try:
+        with open(SEND_BUFFERS, encoding="ascii") as file:
+            granted = int(file.read())
+    except OSError:
+        return
+    if granted >= user.ROOM or privilege.has_net_admin():
+        yield Finding("send-buffers", OK, "sockets may hold what uplink user asks for")
+        return
+    text = f"sockets may hold {granted} bytes: downloads over uplink user slow down when a VM falls behind"
+    yield Finding("send-buffers", NOTE, text, f"sysctl -w net.core.wmem_max={user.ROOM}")
 
 
 def _emulators() -> Finding:

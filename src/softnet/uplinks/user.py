@@ -55,6 +55,8 @@ READY_SECONDS = 5.0
 ENDING_SECONDS = 0.5
 COMPLAINT_BYTES = 4096
 HANDSHAKES = 64
+ROOM = 4 << 20  # which the kernel doubles (socket(7)): more than Linux' largest window, 6 MiB
+SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 LAST_DESCRIPTOR = 1 << 20
 PR_SET_PDEATHSIG = 1
 
@@ -125,7 +127,7 @@ class UserUplink:
         servers = settings.dns or host.dns_servers()
         if not servers:
             host.notice(host.NO_DNS_SERVER)
-        ours, theirs = socket.socketpair()
+        ours, theirs = _stream()
         self._complaints, writer = os.pipe2(os.O_NONBLOCK)
         try:
             argv = arguments(settings, policy, servers, theirs.fileno())
@@ -252,6 +254,20 @@ def check_free(port: Expose) -> None:
         except OSError as error:
             problem = f"cannot be bound: {error.strerror}"
             raise ConfigError("--expose", port, problem, "choose another port or address") from None
+
+
+def _stream() -> tuple[socket.socket, socket.socket]:
+    """Our end and passt's, with room for ROOM bytes in each direction, or as much as the system grants.
+
+    passt drops what its socket does not take, and its TCP, which has no congestion control on this side,
+    writes as much at once as the guest's window allows.
+    """
+    ends = socket.socketpair()
+    for end in ends:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ROOM)  # up to net.core.wmem_max
+        with suppress(PermissionError):
+            end.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, ROOM)
+    return ends
 
 
 def _spawn(program: str, argv: list[str], who: Identity, files: dict[int, int]) -> int:
