@@ -7,6 +7,8 @@ from harness.frames import ARP, IPV4, TCP, UDP, arp, ethernet, ipv4, tcp, udp
 from softnet.core import reasons
 from softnet.core.address import parse_ipv4, parse_mac
 from softnet.core.drops import Drops
+from softnet.core.frames import Batch
+from softnet.links.framing import Framing
 from vectors.world import GW, GW_MAC, VM, VM_MAC
 
 FROM_VM, TO_VM = reasons.FROM_VM, reasons.TO_VM
@@ -42,6 +44,16 @@ def test_the_first_frame_is_reported_with_all_its_fields() -> None:
         "port": 443,
         "frames": 1,
     }
+
+
+def test_a_frame_that_a_stream_skipped_has_a_reason_and_no_bytes() -> None:
+    """So its sender, who may well be a VM that tries, is not asked for."""
+    batch, drops = Batch(1, 64), Drops()
+    assert Framing().split(memoryview((65).to_bytes(4, "big")), batch, 4) == 4
+    batch.verdict[0] = reasons.OVERSIZE
+    drops.note(batch, FROM_VM, 1.0)
+    (first,) = drops.fresh
+    assert (first.reason, first.source_mac, first.source) == (reasons.OVERSIZE, 0, 0)
 
 
 def test_a_flow_is_reported_once_and_then_counted() -> None:

@@ -87,7 +87,9 @@ class Drops:
             verdict = batch.verdict[at]
             if verdict >= PASS_LIMIT:
                 length = batch.length[at]
-                self._view.place(batch.offset[at], length if length < batch.slot else batch.slot)
+                if length > batch.slot:  # cut short; what a stream skipped starts at the arena's end
+                    length = batch.slot if batch.offset[at] < len(batch.data) else 0
+                self._view.place(batch.offset[at], length)
                 self._note(direction, verdict, now)
 
     def counts(self, now: float) -> list[Refusal]:
