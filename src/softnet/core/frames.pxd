@@ -6,7 +6,7 @@ cdef class Batch:
     cdef readonly unsigned int capacity
     cdef readonly unsigned int slot
     cdef public unsigned int count
-    cdef readonly bytearray arena
+    cdef readonly object arena
     cdef readonly unsigned char[::1] data
     cdef readonly unsigned int[::1] offset
     cdef readonly unsigned int[::1] length
