@@ -317,7 +317,7 @@ WRONG = {
     "--vm-net-type": ("bridged", "NAT", ""),
     "--bootpd-lease-time": ("0", "-1", "x", "1e3", "99999999999"),
     "--gateway": ("gateway", "10.0.0.0/8", "1.2.3", ""),
-    "--mtu": ("0", "575", "65536", "x"),
+    "--mtu": ("0", "575", "65521", "65536", "x"),
     "--rate": ("1mb", "1bit", "9pps", "burst=5ms", "vm:1mbit", "1mbit,2mbit", "1mbit,burst=1ms", ""),
     "--user": ("no-such-user",),
     "--group": ("no-such-group",),
