@@ -8,10 +8,13 @@ from collections.abc import Callable, Iterator
 
 from softnet import policy
 from softnet.core import dhcp, packet
+from softnet.core.drops import Drops
 from softnet.core.filter import Filter
 from softnet.core.frames import Batch
+from softnet.core.handshake import next_syn_ack
 from softnet.core.offload import Coalescer, Segmenter
 from softnet.core.reasons import BY_CODE, FROM_VM, PASS_DHCP, PASS_LIMIT, TO_VM
+from softnet.core.reject import Rejecter
 from softnet.core.virtio import GSO_NONE, VIRTIO_HEADER
 from softnet.dhcp_server import DhcpServer, Offer
 from softnet.links.framing import Framing
@@ -226,7 +229,8 @@ def segmenter(data: bytes) -> None:
 
 
 def stream(data: bytes) -> None:
-    """QEMU's framing, cut anywhere: the same frames as when it comes in one piece."""
+    """QEMU's framing, cut anywhere: the same frames as when it comes in one piece, and nobody who looks
+    at them stumbles, although some have a length and no bytes."""
     if len(data) < 2:
         return
     step, text = 1 + data[0], data[1:]
@@ -239,13 +243,28 @@ def split(text: bytes, step: int) -> list[int]:
         waiting += text[at : at + step]
         while not framing.broken:
             batch = Batch(4, SLOT)
-            used = framing.split(memoryview(waiting), batch, len(waiting))
-            assert used <= len(waiting)
+            size = min(len(waiting), len(batch.arena))
+            used = framing.split(memoryview(waiting), batch, size)
+            assert used <= size
+            batch.arena[:used] = waiting[:used]
             waiting = waiting[used:]
+            look_at(batch)
             lengths += [batch.length[index] for index in range(batch.count)]
             if batch.count < batch.capacity:
                 break
     return lengths
+
+
+def look_at(batch: Batch) -> None:
+    """Everything that looks at the frames of a judged batch."""
+    judge, drops = new_filter(0x81), Drops()
+    for direction, judged in ((FROM_VM, judge.judge_vm), (TO_VM, judge.judge_uplink)):
+        judged(batch, 1.0)
+        judge.tally(batch, direction)
+        drops.note(batch, direction, 1.0)
+        next_syn_ack(batch, 0)
+        if direction == FROM_VM:
+            Rejecter(GATEWAY, 100.0).answer(batch, VM, 1.0)
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
