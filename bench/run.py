@@ -42,13 +42,14 @@ def main() -> None:
     subjects.check_machine()
     subjects.build_tools()
     results = {}
+    skipped = [f"{subject} ({program} is not installed)" for subject, program in tcp.missing().items()]
     for name in chosen.parts or PARTS:
         title, measure = PARTS[name]
         started = time.monotonic()
         results[name] = (title, measure(chosen.quick))
         print(f"bench: {name} took {time.monotonic() - started:.0f} s", file=sys.stderr)
-    skipped = [f"{subject} ({program} is not installed)" for subject, program in tcp.missing().items()]
-    print(report.write(results, skipped if "tcp" in results else [], chosen.out))
+        text = report.write(results, skipped if "tcp" in results else [], chosen.out)
+    print(text)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ because that is how they work: they save themselves a copy.
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from bench.subjects import BUILT, VM_MAC, cpu_seconds
 from softnet.core.address import format_mac
 
 Pids = list[int]
+Run = dict[str, float]
+STALLED = 20  # seconds more than asked for
 OWN_SYSFS = ("unshare", "--mount", "sh", "-c", 'mount -t sysfs sysfs /sys && exec "$@"', "sh")
 
 
@@ -148,11 +151,22 @@ SUBJECTS: dict[str, tuple[Callable[[Stage], Pids], tuple[str, ...], bool, str]] 
 }
 
 
-def push(stage: Stage, pids: Pids, to_vm: bool, seconds: float) -> dict[str, float]:
-    """One run: bits a second at the receiver, and the subject's CPU a byte."""
+def attempt(name: str, stage: Stage, pids: Pids, to_vm: bool, seconds: float) -> Run | None:
+    """One run; None for one that stalled, which is said, counted, and no reason to measure nothing else."""
+    try:
+        return push(stage, pids, to_vm, seconds)
+    except (RuntimeError, subprocess.TimeoutExpired) as error:
+        print(f"bench: {name} {'to' if to_vm else 'from'} the VM stalled: {error}", file=sys.stderr)
+        with suppress(RuntimeError, subprocess.TimeoutExpired):
+            stage.await_server()
+        return None
+
+
+def push(stage: Stage, pids: Pids, to_vm: bool, seconds: float) -> Run:
+    """Bits a second at the receiver, and the subject's CPU a byte."""
     before = sum(cpu_seconds(pid) for pid in pids)
     words = ["iperf3", "-c", SERVER, "-t", str(seconds), "-J", *(["-R"] if to_vm else [])]
-    report = json.loads(stage.vm.run(*words, timeout=seconds + 20))
+    report = json.loads(stage.vm.run(*words, timeout=seconds + STALLED))
     if "sum_received" not in report["end"]:
         raise RuntimeError(f"iperf3: {report.get('error', 'no reason given')}")
     spent = sum(cpu_seconds(pid) for pid in pids) - before
@@ -165,14 +179,14 @@ def push(stage: Stage, pids: Pids, to_vm: bool, seconds: float) -> dict[str, flo
 
 
 def measure(names: list[str], rounds: int, seconds: float) -> list[dict[str, Any]]:
-    found: dict[tuple[str, bool], list[dict[str, float]]] = {}
+    found: dict[tuple[str, bool], list[Run | None]] = {}
     with ExitStack() as stages:
         opened = {name: _open(stages, name) for name in names}
         for _ in range(rounds):
             for to_vm in (False, True):
                 for name, (stage, pids) in opened.items():
-                    found.setdefault((name, to_vm), []).append(push(stage, pids, to_vm, seconds))
-    return [_row(name, to_vm, runs, found) for (name, to_vm), runs in found.items()]
+                    found.setdefault((name, to_vm), []).append(attempt(name, stage, pids, to_vm, seconds))
+    return [_row(name, to_vm, runs, found) for (name, to_vm), runs in found.items() if any(runs)]
 
 
 def _open(stages: ExitStack, name: str) -> tuple[Stage, Pids]:
@@ -187,9 +201,10 @@ def _open(stages: ExitStack, name: str) -> tuple[Stage, Pids]:
 def _row(
     name: str,
     to_vm: bool,
-    runs: list[dict[str, float]],
-    found: dict[tuple[str, bool], list[dict[str, float]]],
+    runs: list[Run | None],
+    found: dict[tuple[str, bool], list[Run | None]],
 ) -> dict[str, Any]:
+    """Of the rounds that did not stall; ratios of those in which neither did."""
     baseline = SUBJECTS[name][3]
     against = found.get((baseline, to_vm), runs)
     row: dict[str, Any] = {
@@ -197,11 +212,14 @@ def _row(
         "direction": "to VM" if to_vm else "from VM",
         "baseline": baseline,
     }
+    pairs = [(run, other) for run, other in zip(runs, against, strict=True) if run and other]
     for field in ("bits_per_second", "ns_per_byte"):
-        values = [run[field] for run in runs]
-        row[field] = statistics.summary(values)
-        row[f"{field}_ratio"] = statistics.ratio(values, [run[field] for run in against])
-    row["retransmits"] = sum(run["retransmits"] for run in runs)
+        row[field] = statistics.summary([run[field] for run in runs if run])
+        if pairs:
+            ours, theirs = zip(*((run[field], other[field]) for run, other in pairs), strict=True)
+            row[f"{field}_ratio"] = statistics.ratio(ours, theirs)
+    row["retransmits"] = sum(run["retransmits"] for run in runs if run)
+    row["stalled"] = runs.count(None)
     return row
 
 
@@ -216,4 +234,4 @@ def missing() -> dict[str, str]:
 
 def tcp(quick: bool) -> list[dict[str, Any]]:
     names = [name for name in SUBJECTS if name not in missing()]
-    return measure(names, 2 if quick else 7, 1 if quick else 4)
+    return measure(names, 2 if quick else 5, 1 if quick else 3)
