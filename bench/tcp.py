@@ -22,6 +22,7 @@ from softnet.core.address import format_mac
 Pids = list[int]
 Run = dict[str, float]
 STALLED = 20  # seconds more than asked for
+NAT = ("--uplink", "nat", "--dns", SERVER, "--bootpd-lease-time", "86400")  # the VM asks once, and never renews
 OWN_SYSFS = ("unshare", "--mount", "sh", "-c", 'mount -t sysfs sysfs /sys && exec "$@"', "sh")
 
 
@@ -47,16 +48,16 @@ def _softnet(stage: Stage, *options: str, kind: str = "datagram", wrapper: tuple
 
 
 def nat(stage: Stage) -> Pids:
-    return _softnet(stage, "--uplink", "nat", "--dns", SERVER)
+    return _softnet(stage, *NAT)
 
 
 def nat_stream(stage: Stage) -> Pids:
     """Over what passt is given: a stream socket, as QEMU's `-netdev stream` has it."""
-    return _softnet(stage, "--uplink", "nat", "--dns", SERVER, kind="stream")
+    return _softnet(stage, *NAT, kind="stream")
 
 
 def nat_no_offload(stage: Stage) -> Pids:
-    return _softnet(stage, "--uplink", "nat", "--dns", SERVER, "--no-offload")
+    return _softnet(stage, *NAT, "--no-offload")
 
 
 def user(stage: Stage) -> Pids:
