@@ -22,7 +22,7 @@ from softnet.core.address import format_mac
 Pids = list[int]
 Run = dict[str, float]
 STALLED = 20  # seconds more than asked for
-NAT = ("--uplink", "nat", "--dns", SERVER, "--bootpd-lease-time", "86400")  # the VM asks once, and never renews
+NAT = ("--uplink", "nat", "--dns", SERVER, "--bootpd-lease-time", "86400")  # never renewed
 OWN_SYSFS = ("unshare", "--mount", "sh", "-c", 'mount -t sysfs sysfs /sys && exec "$@"', "sh")
 
 
