@@ -15,14 +15,14 @@ demo: $(VENV)/.packages-demo $(VENV)/.softnet
 	$(BIN)/python -m lab.demo
 
 # The interpreted build runs the tests that need no root; the compiled one runs them all. Some wait for
-# real servers, kernels and clocks: what fails is run again, and said to have been, before it counts. They
+# real servers, kernels and clocks: what fails is run again, and said to have been, before it counts. Those
 # mostly wait, so that JOBS processes share them; tests/conftest.py says what must not run side by side.
 JOBS ?= 2
-PYTEST := $(BIN)/python -m pytest --timeout 300 --reruns 2 --reruns-delay 1 -n $(JOBS) --dist loadgroup
+PYTEST := $(BIN)/python -m pytest --timeout 300 --reruns 2 --reruns-delay 1
 
 test: $(VENV)/.packages-test $(VENV)/.softnet $(VENV)/.headers lint
 	PYTHONPATH=src $(PYTEST) tests/unit tests/property
-	$(PYTEST)
+	$(PYTEST) -n $(JOBS) --dist loadgroup
 
 test-fast: $(VENV)/.tools
 	PYTHONPATH=src $(BIN)/python -m pytest tests/unit
